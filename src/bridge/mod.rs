@@ -1,0 +1,166 @@
+//! One database each behind one trait. Used by the runner, and by the gateway for inline execution; it
+//! knows nothing of sockets, sessions or HTTP.
+//!
+//! Rows leave a bridge already encoded, batch by batch, into a [`RowSink`] that pushes back: a bridge
+//! reads no further from its database than its caller has room for.
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use serde_json::{Map, Value};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use crate::ids::{JobId, SourceId};
+
+/// A source as a bridge needs it, credentials included.
+#[derive(Clone)]
+pub struct Source {
+    /// Its id, part of the pool's identity.
+    pub id: SourceId,
+    /// Its name, for messages.
+    pub name: String,
+    /// Its bridge, `postgres` or `@semilayer/bridge-postgres`.
+    pub bridge: String,
+    /// Its configuration by the keys of the bridge's manifest; holds credentials.
+    pub config: Map<String, Value>,
+}
+
+/// How rows are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RowFormat {
+    /// Objects joined by commas, without brackets; no comma at either end of a batch.
+    Json,
+    /// One object per line, each line ended.
+    Ndjson,
+}
+
+/// Everything about one execution that is not the operation itself.
+#[derive(Debug, Clone)]
+pub struct Execution {
+    /// The job, for the tag in the SQL.
+    pub job_id: JobId,
+    /// Which attempt it is, from 1, for the tag in the SQL.
+    pub attempt: u32,
+    /// When to give up; also the statement timeout of the database.
+    pub deadline: Instant,
+    /// Fires when nobody wants the answer any more; reaches the database.
+    pub cancel: CancellationToken,
+    /// How to write rows.
+    pub format: RowFormat,
+    /// Column → output name, in output order; `None`: columns as they are.
+    pub fields: Option<Vec<(String, String)>>,
+    /// The columns whose values in the last row are wanted back.
+    pub keys: Vec<String>,
+    /// The largest batch in bytes; one row that is larger fails with [`BridgeError::ResultOverflow`].
+    pub max_batch_bytes: usize,
+}
+
+/// Some encoded rows.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RowBatch {
+    /// How many.
+    pub rows: u32,
+    /// The rows in the execution's format.
+    pub payload: Bytes,
+}
+
+/// Nobody takes rows any more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SinkClosed;
+
+/// Takes rows; waits while its reader has no room.
+#[async_trait]
+pub trait RowSink: Send {
+    /// Hands over one batch, once there is room for it.
+    async fn send(&mut self, batch: RowBatch) -> Result<(), SinkClosed>;
+}
+
+/// What an operation answered, beside its rows.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Outcome {
+    /// How many rows were sent.
+    pub rows: u64,
+    /// How many payload bytes were sent.
+    pub bytes: u64,
+    /// The answer to `count`, or the count that a `query` asked for.
+    pub total: Option<u64>,
+    /// Whether `total` is an estimate.
+    pub approximate: bool,
+    /// The values of the execution's `keys` in the last row.
+    pub last: Option<Vec<Value>>,
+    /// Where the next `read` goes on.
+    pub next_cursor: Option<String>,
+}
+
+/// Why an operation failed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum BridgeError {
+    /// The database could not be reached, or did not let us in; its own words.
+    #[error("{0}")]
+    Unreachable(String),
+    /// The database rejected the statement; its own words.
+    #[error("{0}")]
+    QueryFailed(String),
+    /// The deadline passed first.
+    #[error("the query did not finish before its deadline")]
+    Timeout,
+    /// Nobody wants the answer any more.
+    #[error("the query was cancelled")]
+    Cancelled,
+    /// The bridge does not have this operator.
+    #[error("operator `{operator}` is not supported by bridge `{bridge}`")]
+    UnsupportedOperator {
+        /// The operator, with its `$`.
+        operator: String,
+        /// The bridge's short name.
+        bridge: String,
+    },
+    /// The bridge does not have this kind of operation.
+    #[error("operation `{kind}` is not supported by bridge `{bridge}`")]
+    UnsupportedKind {
+        /// The kind's name on the wire.
+        kind: String,
+        /// The bridge's short name.
+        bridge: String,
+    },
+    /// The options or the configuration are not of the right form.
+    #[error("{message}")]
+    Invalid {
+        /// The JSON path of what is wrong, e.g. `where.price.$gt`.
+        path: String,
+        /// What is wrong and what to do about it.
+        message: String,
+    },
+    /// More was produced than may be sent.
+    #[error("{0}")]
+    ResultOverflow(String),
+}
+
+impl BridgeError {
+    /// The machine code in `error` frames and REST errors.
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::Unreachable(_) => "SOURCE_UNREACHABLE",
+            Self::QueryFailed(_) => "SOURCE_QUERY_FAILED",
+            Self::Timeout => "QUERY_TIMEOUT",
+            Self::Cancelled => "job_cancelled",
+            Self::UnsupportedOperator { .. } => "unsupported_operator",
+            Self::UnsupportedKind { .. } => "unsupported_kind",
+            Self::Invalid { .. } => "invalid_request",
+            Self::ResultOverflow(_) => "result_overflow",
+        }
+    }
+}
+
+/// One kind of database, connected lazily. Implementations own their pools.
+#[async_trait]
+pub trait Bridge: Send + Sync {
+    /// Executes one operation; rows go to `sink`, `test`, `listTargets` and `introspectTarget` included
+    /// (one row `{version, latencyMs}`; rows `{name, kind}`; one row `{name, columns, rowCount, indexes}`).
+    async fn execute(
+        &self,
+        operation: &crate::query::operation::Operation,
+        execution: &Execution,
+        sink: &mut dyn RowSink,
+    ) -> Result<Outcome, BridgeError>;
+}
