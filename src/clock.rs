@@ -12,7 +12,14 @@ use tokio::time::Instant;
 /// A point in time at microsecond precision, which is what both stores keep.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
-#[cfg_attr(feature = "gateway", derive(diesel::expression::AsExpression, diesel::deserialize::FromSqlRow, utoipa::ToSchema))]
+#[cfg_attr(
+    feature = "gateway",
+    derive(
+        diesel::expression::AsExpression,
+        diesel::deserialize::FromSqlRow,
+        utoipa::ToSchema
+    )
+)]
 #[cfg_attr(feature = "gateway", diesel(sql_type = diesel::sql_types::Timestamp))]
 pub struct UtcTime(DateTime<Utc>);
 
@@ -59,7 +66,10 @@ pub struct Clock(Source);
 #[derive(Debug, Clone)]
 enum Source {
     System,
-    Tokio { start: DateTime<Utc>, since: Instant },
+    Tokio {
+        start: DateTime<Utc>,
+        since: Instant,
+    },
 }
 
 impl Clock {
@@ -70,11 +80,17 @@ impl Clock {
 
     /// A clock that starts at `start` and moves as tokio's time does, also when that is paused.
     pub fn following_tokio(start: DateTime<Utc>) -> Self {
-        Self(Source::Tokio { start, since: Instant::now() })
+        Self(Source::Tokio {
+            start,
+            since: Instant::now(),
+        })
     }
 
     /// The current time.
-    #[expect(clippy::disallowed_methods, reason = "the one place that reads the machine's clock")]
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "the one place that reads the machine's clock"
+    )]
     pub fn now(&self) -> UtcTime {
         UtcTime::new(match &self.0 {
             Source::System => Utc::now(),

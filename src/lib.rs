@@ -1,7 +1,84 @@
 //! semilayer: query databases behind a firewall through runners that dial out.
+//!
+//! A company's database sits behind a firewall. Its *runner*, a small process inside that network, dials out
+//! to a *gateway* over one WebSocket and idles. An application asks the gateway's REST API; the gateway
+//! records a job, claims it with one conditional update, picks a healthy runner and sends the job over that
+//! socket; the runner queries the database and streams the rows back. Nothing ever dials in.
+//!
+//! # Reading order
+//!
+//! [`protocol`] is what crosses the socket, [`query`] what may be asked, [`domain`] the rules that have
+//! neither I/O nor a clock. [`bridge`] talks to one database each, [`storage`] to the gateway's own.
+//! [`control`] holds the actors, [`web`] the routes in front of them. [`runner`] is the other end of the
+//! socket. [`config`], [`process`], [`cli`] and [`dev`] start things.
+//!
+//! Dependencies go one way, and a test in `integration/` keeps it so:
+//!
+//! ```text
+//! bin     → control, web | runner | cli
+//! web     → control, storage, query, domain, protocol
+//! control → storage, bridge, query, domain, protocol
+//! runner  → bridge, query (types), protocol
+//! bridge  → query (types)
+//! storage → domain
+//! domain, query, protocol → ids, timing, clock
+//! ```
+//!
+//! # The actors
+//!
+//! Thin actors around plain structs; each owns one thing and may say only what its links allow. All of them
+//! are wired in [`control::ControlPlane::start`]; none is looked up. A job travels one way:
+//!
+//! ```text
+//!  HTTP ─► web ─Dispatch─► Dispatcher ─Place─► Picker ─Execute─► RunnerSession ─frames─► RunnerSocket ══ws══► runner
+//!    ▲                         ▲                                    │      ▲
+//!    │                         ├──────── JobReturned, JobSettled ───┤      └── rows, done, error ── RunnerSocket
+//!    │                         │                                    ▼
+//!    │                   InlineExecutor ───────────────────────► JobLedger ─► Store     (claim, finish, requeue)
+//!    └──────────── reply stream, bounded per job ◄──────────── RunnerSession or InlineExecutor
+//!         HeartbeatMonitor        ClaimSweeper        Cluster (presence, catalogue)
+//! ```
+//!
+//! An actor that panics dies without a word, so every core actor carries a [`control::vital::Vital`] that
+//! ends the process; its supervisor starts it again, and state is rebuilt from the store.
+//!
+//! # A job's life
+//!
+//! ```text
+//!   pending ──claim──► claimed ──mark──► dispatched ──► completed | failed | cancelled | expired
+//!      ▲                  │                  │
+//!      └── stale, 30 s ───┘                  └─ refused, or lost before its frame left ─► pending, attempt + 1
+//! ```
+//!
+//! The promise: each attempt is sent at most once, and a second attempt exists only if the first certainly
+//! never left the gateway. The door to execution is one statement, `UPDATE … WHERE id = … AND status =
+//! 'pending' AND attempt = … RETURNING`; whoever gets no row does nothing. For a job whose caller waits, the
+//! record, the claim and the mark are one transaction, committed before the frame goes out.
+//!
+//! # Three walks
+//!
+//! **A job from POST to result.** `web::query` finds the key and the lens in the [`control::Catalogue`] (the
+//! hot path reads nothing from the store), plans an operation in column names and calls
+//! [`control::ControlPlane::dispatch`], which makes a reply channel and tells the `Dispatcher`. It asks the
+//! `Picker`, which chooses uniformly among the healthy sessions of the source's runners and hands the job to
+//! one `RunnerSession`. That has the `JobLedger` claim it (whatever arrives during one transaction goes into
+//! the next), opens the credentials, and sends the frame. Rows come back in binary, already encoded, and go
+//! through the reply channel into the response without being parsed; what the client takes becomes credit
+//! for the runner. At `done` the session ends the reply, has the ledger record it, and tells the dispatcher.
+//!
+//! **A runner that dies.** Its socket closes, or two heartbeats are missed and then the `HeartbeatMonitor`
+//! has the session closed. The session takes itself out of the picker's table and fails every job whose
+//! frame may have left: 502 `runner_failed`, with how far it had come. A job whose claim was still under way
+//! certainly did not leave: it goes back to `pending` as its next attempt, and to another runner; its caller
+//! notices nothing.
+//!
+//! **A gateway that dies.** Its sockets close, and runners reconnect. What it had claimed but not sent is
+//! given back by the `ClaimSweeper` after 30 s, what it had sent fails, and nothing stays unfinished for
+//! longer than a minute after its deadline.
 
 pub mod bridge;
 pub mod clock;
+pub mod domain;
 pub mod ids;
 pub mod protocol;
 pub mod query;

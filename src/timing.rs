@@ -62,7 +62,7 @@ impl Default for Timing {
             catalogue_poll: s(30),
             default_deadline: s(30),
             max_deadline: s(600),
-            deadline_grace: s(60),
+            deadline_grace: s(30),
             drain: s(30),
             hello: s(10),
             stuck_output: s(10),
@@ -90,5 +90,11 @@ mod tests {
         assert!(t.gateway_renewal * 2 < t.gateway_lease);
         assert!(t.heartbeat_v1 * 2 < t.cut_off_v1);
         assert!(t.default_deadline <= t.max_deadline);
+    }
+
+    #[test]
+    fn no_job_stays_unfinished_for_longer_than_a_minute_after_its_deadline() {
+        let t = Timing::default();
+        assert!(t.deadline_grace + t.sweep <= Duration::from_secs(60));
     }
 }

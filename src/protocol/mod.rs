@@ -7,8 +7,9 @@ mod frames;
 mod rows;
 
 pub use frames::{
-    AssignedSource, Chunk, ChunkRow, CredentialsLocation, Done, DoneMeta, Encoding, GatewayFrame, Hello, HelloAck, Job,
-    JobParams, JobRequest, JobSource, Limits, RefusedReason, RunnerFrame, Stats,
+    AssignedSource, Chunk, ChunkRow, CredentialsLocation, Done, DoneMeta, Encoding, GatewayFrame,
+    Hello, HelloAck, Job, JobParams, JobRequest, JobSource, Limits, RefusedReason, RunnerFrame,
+    Stats,
 };
 pub use rows::{ROWS_HEADER_BYTES, RowsFrame};
 

@@ -36,7 +36,10 @@ impl RowsFrame {
     }
 
     /// The frame's bytes, compressed with zstd if that makes them smaller.
-    #[expect(clippy::cast_possible_truncation, reason = "payloads are at most one frame, far below 4 GiB")]
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "payloads are at most one frame, far below 4 GiB"
+    )]
     pub fn encode_zstd(&self) -> Bytes {
         match zstd::bulk::compress(&self.payload, 1) {
             Ok(packed) if packed.len() + 4 < self.payload.len() => {
@@ -98,9 +101,13 @@ fn expand(mut frame: Bytes, max_payload: u32) -> Result<Bytes, ProtocolError> {
     }
     match zstd::bulk::decompress(&frame, size as usize) {
         Ok(payload) if payload.len() == size as usize => Ok(payload.into()),
-        Ok(_) => Err(ProtocolError::BadRows("expands to another size than it announces")),
+        Ok(_) => Err(ProtocolError::BadRows(
+            "expands to another size than it announces",
+        )),
         // What zstd says of a broken stream helps nobody who has to fix the sender.
-        Err(_) => Err(ProtocolError::BadRows("not valid zstd, or larger than it announces")),
+        Err(_) => Err(ProtocolError::BadRows(
+            "not valid zstd, or larger than it announces",
+        )),
     }
 }
 
@@ -109,7 +116,11 @@ mod tests {
     use super::*;
 
     fn frame(payload: &'static [u8]) -> RowsFrame {
-        RowsFrame { id: AttemptId::new(), rows: 3, payload: Bytes::from_static(payload) }
+        RowsFrame {
+            id: AttemptId::new(),
+            rows: 3,
+            payload: Bytes::from_static(payload),
+        }
     }
 
     #[test]
@@ -139,13 +150,31 @@ mod tests {
             bytes[at] = value;
             RowsFrame::decode(bytes.into(), 1000)
         };
-        assert!(RowsFrame::decode(plain.slice(..10), 1000).is_err(), "cut in the header");
-        assert!(RowsFrame::decode(plain.slice(..ROWS_HEADER_BYTES), 1000).is_err(), "nothing after the header");
-        assert!(RowsFrame::decode(plain.clone(), 999).is_err(), "over the limit");
-        assert!(RowsFrame::decode(packed.clone(), 999).is_err(), "announces more than the limit");
+        assert!(
+            RowsFrame::decode(plain.slice(..10), 1000).is_err(),
+            "cut in the header"
+        );
+        assert!(
+            RowsFrame::decode(plain.slice(..ROWS_HEADER_BYTES), 1000).is_err(),
+            "nothing after the header"
+        );
+        assert!(
+            RowsFrame::decode(plain.clone(), 999).is_err(),
+            "over the limit"
+        );
+        assert!(
+            RowsFrame::decode(packed.clone(), 999).is_err(),
+            "announces more than the limit"
+        );
         assert!(with(&plain, 0, 2).is_err(), "unknown kind");
         assert!(with(&plain, 1, 2).is_err(), "unknown flags");
-        assert!(with(&packed, ROWS_HEADER_BYTES + 3, 1).is_err(), "announces less than it holds");
-        assert!(RowsFrame::decode(packed.slice(..ROWS_HEADER_BYTES + 6), 1000).is_err(), "cut in the payload");
+        assert!(
+            with(&packed, ROWS_HEADER_BYTES + 3, 1).is_err(),
+            "announces less than it holds"
+        );
+        assert!(
+            RowsFrame::decode(packed.slice(..ROWS_HEADER_BYTES + 6), 1000).is_err(),
+            "cut in the payload"
+        );
     }
 }

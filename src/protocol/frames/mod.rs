@@ -8,7 +8,7 @@ use serde_json::Value;
 use serde_json::value::RawValue;
 
 use super::ProtocolError;
-use crate::ids::{AttemptId, GatewayId, InstanceId, SessionId, SourceId};
+use crate::ids::{AttemptId, GatewayId, InstanceId, JobId, SessionId, SourceId};
 
 /// What a runner sends.
 #[derive(Debug, Clone, Serialize)]
@@ -286,7 +286,10 @@ pub struct JobSource {
 impl std::fmt::Debug for JobSource {
     /// Leaves the configuration out: it holds credentials, and debug output ends up in logs.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("JobSource").field("id", &self.id).field("name", &self.name).finish_non_exhaustive()
+        f.debug_struct("JobSource")
+            .field("id", &self.id)
+            .field("name", &self.name)
+            .finish_non_exhaustive()
     }
 }
 
@@ -335,7 +338,13 @@ pub struct Job {
     pub params: JobParams,
     /// How long it may take, in milliseconds from receipt.
     pub deadline_ms: u64,
-    /// How to encode rows (protocol 2, as all that follows).
+    /// The job that this is an attempt at, for the tag in the database's log (protocol 2, as all that follows).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub job_id: Option<JobId>,
+    /// Which attempt at it this is, from 1.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub attempt: Option<u32>,
+    /// How to encode rows.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub encoding: Option<Encoding>,
     /// How many payload bytes may be outstanding.
@@ -394,14 +403,18 @@ impl RunnerFrame {
         let tag: Tag<'_> = body(text)?;
         Ok(match tag.kind.as_ref() {
             "hello" => Self::Hello(body(text)?),
-            "heartbeat" => Self::Heartbeat { stats: body::<Heartbeat>(text)?.stats },
+            "heartbeat" => Self::Heartbeat {
+                stats: body::<Heartbeat>(text)?.stats,
+            },
             "chunk" => Self::Chunk(body(text)?),
             "done" => Self::Done(body(text)?),
             "error" => {
                 let Failed { id, code, message } = body(text)?;
                 Self::Error { id, code, message }
             }
-            "accepted" => Self::Accepted { id: body::<WithId>(text)?.id },
+            "accepted" => Self::Accepted {
+                id: body::<WithId>(text)?.id,
+            },
             "refused" => {
                 let Refused { id, reason } = body(text)?;
                 Self::Refused { id, reason }
@@ -444,19 +457,27 @@ impl GatewayFrame {
         let tag: Tag<'_> = body(text)?;
         Ok(match tag.kind.as_ref() {
             "hello-ack" => Self::HelloAck(body(text)?),
-            "assignments-changed" => {
-                Self::AssignmentsChanged { assigned_sources: body::<Assignments>(text)?.assigned_sources }
-            }
+            "assignments-changed" => Self::AssignmentsChanged {
+                assigned_sources: body::<Assignments>(text)?.assigned_sources,
+            },
             "job" => Self::Job(Box::new(body(text)?)),
-            "cancel" => Self::Cancel { id: body::<WithId>(text)?.id },
+            "cancel" => Self::Cancel {
+                id: body::<WithId>(text)?.id,
+            },
             "ping" => Self::Ping,
             "credit" => {
                 let Credit { id, bytes } = body(text)?;
                 Self::Credit { id, bytes }
             }
             "drain" => {
-                let Drain { reason, deadline_ms } = body(text)?;
-                Self::Drain { reason, deadline_ms }
+                let Drain {
+                    reason,
+                    deadline_ms,
+                } = body(text)?;
+                Self::Drain {
+                    reason,
+                    deadline_ms,
+                }
             }
             other => return Err(ProtocolError::UnknownType(other.chars().take(64).collect())),
         })
@@ -468,7 +489,10 @@ impl GatewayFrame {
     }
 }
 
-#[expect(clippy::expect_used, reason = "frames hold strings, numbers and JSON values only, which always serialise")]
+#[expect(
+    clippy::expect_used,
+    reason = "frames hold strings, numbers and JSON values only, which always serialise"
+)]
 fn to_text(frame: &impl Serialize) -> String {
     serde_json::to_string(frame).expect("a frame has string keys only")
 }

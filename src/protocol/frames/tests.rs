@@ -37,13 +37,15 @@ fn gateway_frames_round_trip() {
         r#"{"type":"hello-ack","serverVersion":2,"assignedSources":[],"sessionId":"A","gatewayId":"A","heartbeatMs":10000,"lostAfterMs":12000,"compression":"zstd","limits":{"maxFrameBytes":1048576,"windowBytes":1048576}}"#,
         r#"{"type":"assignments-changed","assignedSources":[SOURCE,SOURCE]}"#,
         r#"{"type":"job","id":"A","params":{"source":SOURCE,"job":{"kind":"query","target":"t","options":{"limit":1}}},"deadlineMs":30000}"#,
-        r#"{"type":"job","id":"A","params":{"source":SOURCE,"job":{"kind":"test","options":{}}},"deadlineMs":1,"encoding":"ndjson","window":1048576,"fields":[["col","out"]],"keys":["id"],"traceparent":"00-x"}"#,
+        r#"{"type":"job","id":"A","params":{"source":SOURCE,"job":{"kind":"test","options":{}}},"deadlineMs":1,"jobId":"A","attempt":2,"encoding":"ndjson","window":1048576,"fields":[["col","out"]],"keys":["id"],"traceparent":"00-x"}"#,
         r#"{"type":"cancel","id":"A"}"#,
         r#"{"type":"ping"}"#,
         r#"{"type":"credit","id":"A","bytes":524288}"#,
         r#"{"type":"drain","reason":"restart","deadlineMs":30000}"#,
     ] {
-        let golden = golden.replace("SOURCE", source).replace("\"A\"", &format!("\"{A}\""));
+        let golden = golden
+            .replace("SOURCE", source)
+            .replace("\"A\"", &format!("\"{A}\""));
         let frame = GatewayFrame::parse(&golden).unwrap_or_else(|e| panic!("{golden}: {e}"));
         assert_eq!(same(&frame.to_text()), same(&golden));
     }
@@ -57,15 +59,29 @@ fn unknown_fields_are_ignored_and_unknown_types_are_not() {
         Err(ProtocolError::UnknownType("ping".to_owned())),
         "a gateway's frame is unknown from a runner"
     );
-    for bad in ["", "[]", "{}", r#"{"type":7}"#, r#"{"type":"done"}"#, r#"{"type":"done","id":"x"}"#, "{"] {
-        assert!(matches!(RunnerFrame::parse(bad), Err(ProtocolError::BadJson(_))), "{bad}");
+    for bad in [
+        "",
+        "[]",
+        "{}",
+        r#"{"type":7}"#,
+        r#"{"type":"done"}"#,
+        r#"{"type":"done","id":"x"}"#,
+        "{",
+    ] {
+        assert!(
+            matches!(RunnerFrame::parse(bad), Err(ProtocolError::BadJson(_))),
+            "{bad}"
+        );
     }
 }
 
 #[test]
 fn a_hello_without_a_version_parses_so_that_it_can_be_refused_by_name() {
     let frame = RunnerFrame::parse(r#"{"type":"hello","runnerId":"r"}"#);
-    assert!(matches!(frame, Ok(RunnerFrame::Hello(Hello { version: None, .. }))));
+    assert!(matches!(
+        frame,
+        Ok(RunnerFrame::Hello(Hello { version: None, .. }))
+    ));
 }
 
 #[test]

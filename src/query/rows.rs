@@ -1,0 +1,314 @@
+//! Rows of a protocol 1 runner, mapped to the lens's output names and written in the encoding of the answer.
+//!
+//! Values are passed on as the runner wrote them, so that no number loses a digit. Runners of protocol 2 do
+//! all of this themselves; their rows never come here.
+
+use std::borrow::Cow;
+use std::collections::HashMap;
+use std::fmt;
+
+use serde::de::{Deserializer, MapAccess, Visitor};
+use serde::{Deserialize, de::DeserializeSeed};
+use serde_json::Value;
+use serde_json::value::RawValue;
+
+/// How rows are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RowEncoding {
+    /// Objects joined by commas, without brackets; no comma at either end.
+    Json,
+    /// One object per line, each line ended.
+    Ndjson,
+}
+
+/// Some rows, written.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct EncodedRows {
+    /// The rows in the encoding asked for.
+    pub payload: Vec<u8>,
+    /// The values of the key columns in the last row, if there was a row.
+    pub last: Option<Vec<Value>>,
+}
+
+/// A row that is not a JSON object.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the runner sent a row that is not a JSON object")]
+pub struct BadRow;
+
+/// Maps and writes the rows of one job.
+#[derive(Debug, Clone)]
+pub struct RowMapper {
+    encoding: RowEncoding,
+    /// The columns that are read, each once.
+    columns: HashMap<String, usize>,
+    /// Each output: its name as the start of a JSON member (`"name":`), and which column it is read from.
+    outputs: Option<Vec<(String, usize)>>,
+    keys: Vec<usize>,
+}
+
+impl RowMapper {
+    /// Prepares for rows of which `fields` (column → output name) are wanted, or all as they are, and whose
+    /// values of `keys` are wanted back.
+    pub fn new(
+        fields: Option<&[(String, String)]>,
+        keys: &[String],
+        encoding: RowEncoding,
+    ) -> Self {
+        let mut columns = HashMap::new();
+        let mut index = |column: &String| {
+            let next = columns.len();
+            *columns.entry(column.clone()).or_insert(next)
+        };
+        let outputs = fields.map(|fields| {
+            let output = |(column, output): &(String, String)| {
+                (format!("{}:", Value::from(output.as_str())), index(column))
+            };
+            fields.iter().map(output).collect()
+        });
+        let keys = keys.iter().map(&mut index).collect();
+        Self {
+            encoding,
+            columns,
+            outputs,
+            keys,
+        }
+    }
+
+    /// Writes some rows; a column that a row does not have is null.
+    ///
+    /// # Errors
+    ///
+    /// When a row is not an object.
+    pub fn encode(&self, rows: &[Box<RawValue>]) -> Result<EncodedRows, BadRow> {
+        let mut encoded = EncodedRows::default();
+        for (index, row) in rows.iter().enumerate() {
+            if index > 0 && self.encoding == RowEncoding::Json {
+                encoded.payload.push(b',');
+            }
+            let is_last = index + 1 == rows.len();
+            let cells = if self.outputs.is_some() || is_last {
+                self.read(row)?
+            } else {
+                Vec::new()
+            };
+            match &self.outputs {
+                Some(outputs) => write_mapped(&mut encoded.payload, outputs, &cells),
+                None => write_whole(&mut encoded.payload, row)?,
+            }
+            if self.encoding == RowEncoding::Ndjson {
+                encoded.payload.push(b'\n');
+            }
+            if is_last {
+                encoded.last = Some(self.keys.iter().map(|key| value(cells[*key])).collect());
+            }
+        }
+        Ok(encoded)
+    }
+
+    /// The cells of a row in the order of `columns`.
+    fn read<'a>(&self, row: &'a RawValue) -> Result<Vec<Option<&'a RawValue>>, BadRow> {
+        let mut json = serde_json::Deserializer::from_str(row.get());
+        // What the parser says of a wrong row helps nobody who has to fix the runner.
+        Cells {
+            columns: &self.columns,
+        }
+        .deserialize(&mut json)
+        .or(Err(BadRow))
+    }
+}
+
+fn write_mapped(payload: &mut Vec<u8>, outputs: &[(String, usize)], cells: &[Option<&RawValue>]) {
+    payload.push(b'{');
+    for (index, (name, column)) in outputs.iter().enumerate() {
+        if index > 0 {
+            payload.push(b',');
+        }
+        payload.extend_from_slice(name.as_bytes());
+        match cells[*column] {
+            Some(cell) => write_raw(payload, cell),
+            None => payload.extend_from_slice(b"null"),
+        }
+    }
+    payload.push(b'}');
+}
+
+fn write_whole(payload: &mut Vec<u8>, row: &RawValue) -> Result<(), BadRow> {
+    if !row.get().starts_with('{') {
+        return Err(BadRow);
+    }
+    write_raw(payload, row);
+    Ok(())
+}
+
+/// JSON text has line ends only between its tokens, where a blank does as well and breaks no NDJSON line.
+fn write_raw(payload: &mut Vec<u8>, raw: &RawValue) {
+    payload.extend(raw.get().bytes().map(|byte| {
+        if matches!(byte, b'\n' | b'\r') {
+            b' '
+        } else {
+            byte
+        }
+    }));
+}
+
+fn value(cell: Option<&RawValue>) -> Value {
+    cell.and_then(|raw| serde_json::from_str(raw.get()).ok())
+        .unwrap_or_default()
+}
+
+/// Reads the wanted members of an object and skips the others.
+struct Cells<'m> {
+    columns: &'m HashMap<String, usize>,
+}
+
+/// A member's name, borrowed unless it has escapes.
+#[derive(Deserialize)]
+struct Name<'a>(#[serde(borrow)] Cow<'a, str>);
+
+impl<'de> DeserializeSeed<'de> for Cells<'_> {
+    type Value = Vec<Option<&'de RawValue>>;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
+        deserializer.deserialize_map(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Cells<'_> {
+    type Value = Vec<Option<&'de RawValue>>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+        let mut cells = vec![None; self.columns.len()];
+        while let Some(Name(name)) = map.next_key()? {
+            let cell: &'de RawValue = map.next_value()?;
+            if let Some(column) = self.columns.get(name.as_ref()) {
+                cells[*column] = Some(cell);
+            }
+        }
+        Ok(cells)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn rows(texts: &[&str]) -> Vec<Box<RawValue>> {
+        texts
+            .iter()
+            .map(|text| RawValue::from_string((*text).to_owned()).unwrap())
+            .collect()
+    }
+
+    fn encode(
+        fields: Option<&[(&str, &str)]>,
+        keys: &[&str],
+        encoding: RowEncoding,
+        texts: &[&str],
+    ) -> Result<(String, Option<Vec<Value>>), BadRow> {
+        let fields: Option<Vec<(String, String)>> = fields.map(|fields| {
+            fields
+                .iter()
+                .map(|(c, o)| ((*c).into(), (*o).into()))
+                .collect()
+        });
+        let keys: Vec<String> = keys.iter().map(|key| (*key).into()).collect();
+        let encoded = RowMapper::new(fields.as_deref(), &keys, encoding).encode(&rows(texts))?;
+        Ok((String::from_utf8(encoded.payload).unwrap(), encoded.last))
+    }
+
+    const FIELDS: Option<&[(&str, &str)]> =
+        Some(&[("price_cents", "price"), ("id", "id"), ("id", "a\"b")]);
+
+    #[test]
+    fn rows_are_mapped_in_output_order_and_keep_every_digit() {
+        let texts = [
+            r#"{"id":1,"price_cents":12345678901234567890.10,"secret":"x"}"#,
+            r#"{"price_cents" : {"a": [1, 2]}, "id":"\u00e9"}"#,
+        ];
+        let (json, last) = encode(FIELDS, &["id", "rank"], RowEncoding::Json, &texts).unwrap();
+        assert_eq!(
+            json,
+            r#"{"price":12345678901234567890.10,"id":1,"a\"b":1},{"price":{"a": [1, 2]},"id":"\u00e9","a\"b":"\u00e9"}"#
+        );
+        assert_eq!(last, Some(vec![json!("é"), Value::Null]));
+        let (ndjson, _) = encode(FIELDS, &[], RowEncoding::Ndjson, &texts).unwrap();
+        assert_eq!(ndjson.lines().count(), 2);
+        assert!(ndjson.ends_with("}\n"));
+    }
+
+    #[test]
+    fn a_missing_column_is_null_and_an_escaped_name_is_found() {
+        let (json, last) = encode(
+            FIELDS,
+            &["id"],
+            RowEncoding::Json,
+            &[r#"{"i\u0064":5}"#, "{}"],
+        )
+        .unwrap();
+        assert_eq!(
+            json,
+            r#"{"price":null,"id":5,"a\"b":5},{"price":null,"id":null,"a\"b":null}"#
+        );
+        assert_eq!(last, Some(vec![Value::Null]));
+    }
+
+    #[test]
+    fn without_fields_rows_pass_as_they_are() {
+        let (json, last) = encode(
+            None,
+            &["b"],
+            RowEncoding::Json,
+            &[r#"{"a": 1.0}"#, r#"{"b":2}"#],
+        )
+        .unwrap();
+        assert_eq!(json, r#"{"a": 1.0},{"b":2}"#);
+        assert_eq!(last, Some(vec![json!(2)]));
+    }
+
+    #[test]
+    fn no_line_end_inside_a_row_breaks_ndjson() {
+        let texts = ["{\n  \"a\": [\r\n1],\n\"b\": \"x\\ny\"}"];
+        let fields: Option<&[_]> = Some(&[("a", "a"), ("b", "b")]);
+        for fields in [None, fields] {
+            let (ndjson, _) = encode(fields, &[], RowEncoding::Ndjson, &texts).unwrap();
+            assert_eq!(ndjson.lines().count(), 1);
+            let row: Value = serde_json::from_str(&ndjson).unwrap();
+            assert_eq!(row, json!({"a": [1], "b": "x\ny"}));
+        }
+    }
+
+    #[test]
+    fn no_rows_are_no_bytes() {
+        assert_eq!(
+            encode(FIELDS, &["id"], RowEncoding::Json, &[]),
+            Ok((String::new(), None))
+        );
+    }
+
+    #[test]
+    fn a_row_that_is_not_an_object_is_refused() {
+        for text in ["5", "[1]", "null", "\"x\""] {
+            assert_eq!(
+                encode(FIELDS, &[], RowEncoding::Json, &[text, "{}"]),
+                Err(BadRow),
+                "{text}"
+            );
+            assert_eq!(
+                encode(None, &[], RowEncoding::Json, &[text, "{}"]),
+                Err(BadRow),
+                "{text}"
+            );
+            assert_eq!(
+                encode(None, &[], RowEncoding::Json, &["{}", text]),
+                Err(BadRow),
+                "{text}"
+            );
+        }
+    }
+}
