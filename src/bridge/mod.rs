@@ -3,6 +3,25 @@
 //!
 //! Rows leave a bridge already encoded, batch by batch, into a [`RowSink`] that pushes back: a bridge
 //! reads no further from its database than its caller has room for.
+//!
+//! [`Bridges`] holds the pools and picks the database of a source; [`manifest`] says which settings each has.
+//! All of it must be called on a multi-thread tokio runtime: a pooled connection belongs to the runtime that
+//! opened it.
+
+mod catalogue;
+mod config;
+mod dial;
+mod encode;
+pub mod manifest;
+mod mysql;
+mod pool;
+mod postgres;
+mod registry;
+mod request;
+mod sql;
+mod sqlite;
+#[cfg(test)]
+mod tests;
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -11,6 +30,9 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::ids::{JobId, SourceId};
+
+pub use manifest::{package_name, short_name};
+pub use registry::{AddressCheck, BridgeOptions, Bridges};
 
 /// A source as a bridge needs it, credentials included.
 #[derive(Clone)]

@@ -1,0 +1,145 @@
+//! What a bridge knows and tells of tables: the cached shapes that statements are built from, and the rows
+//! of `listTargets`, `introspectTarget` and `test`.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use serde::Serialize;
+use serde_json::Value;
+use tokio::time::Instant;
+
+use super::encode::RowWriter;
+use super::request::Target;
+use super::sql::Shape;
+use super::{BridgeError, Outcome};
+
+/// How long a table's columns are believed to be as they were.
+const SHAPE_TTL: Duration = Duration::from_secs(30);
+/// So many tables are remembered.
+const MAX_SHAPES: usize = 1000;
+/// Up to so many rows are counted; beyond, the database's estimate does.
+pub(super) const COUNT_UP_TO: i64 = 10_000;
+
+/// The shapes of the tables of one database.
+#[derive(Default)]
+pub(super) struct Shapes(Mutex<HashMap<Target, (Arc<Shape>, Instant)>>);
+
+impl Shapes {
+    /// The table's shape, if it was seen lately.
+    pub(super) fn get(&self, target: &Target) -> Option<Arc<Shape>> {
+        let shapes = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        shapes
+            .get(target)
+            .filter(|(_, seen)| seen.elapsed() < SHAPE_TTL)
+            .map(|(shape, _)| Arc::clone(shape))
+    }
+
+    /// Remembers a shape.
+    pub(super) fn put(&self, target: &Target, shape: Shape) -> Arc<Shape> {
+        let shape = Arc::new(shape);
+        let mut shapes = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if shapes.len() >= MAX_SHAPES {
+            shapes.clear();
+        }
+        shapes.insert(target.clone(), (Arc::clone(&shape), Instant::now()));
+        shape
+    }
+
+    /// Forgets a shape that turned out to be wrong.
+    pub(super) fn forget(&self, target: &Target) {
+        self.0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .remove(target);
+    }
+}
+
+/// A table or view as `listTargets` tells of it.
+pub(super) struct Listed {
+    pub(super) name: String,
+    pub(super) is_view: bool,
+}
+
+/// A column as `introspectTarget` tells of it.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct ColumnInfo {
+    pub(super) name: String,
+    #[serde(rename = "type")]
+    pub(super) type_name: String,
+    pub(super) nullable: bool,
+    pub(super) primary_key: bool,
+}
+
+/// An index as `introspectTarget` tells of it.
+#[derive(Debug, Serialize)]
+pub(super) struct IndexInfo {
+    pub(super) name: String,
+    pub(super) columns: Vec<String>,
+    pub(super) unique: bool,
+}
+
+/// Adds one row of an index listing, which has a row per column, in order.
+pub(super) fn add_index_column(
+    indexes: &mut Vec<IndexInfo>,
+    name: String,
+    column: String,
+    unique: bool,
+) {
+    match indexes.last_mut() {
+        Some(index) if index.name == name => index.columns.push(column),
+        _ => indexes.push(IndexInfo {
+            name,
+            columns: vec![column],
+            unique,
+        }),
+    }
+}
+
+/// Writes the rows of `listTargets`.
+pub(super) async fn write_targets(
+    rows: &mut RowWriter<'_>,
+    targets: Vec<Listed>,
+) -> Result<Outcome, BridgeError> {
+    let targets = targets.into_iter().map(|target| {
+        let kind = if target.is_view { "view" } else { "table" };
+        vec![Value::from(target.name), Value::from(kind)]
+    });
+    rows.objects(&["name", "kind"], targets.collect()).await?;
+    rows.finish().await
+}
+
+/// Writes the row of `introspectTarget`.
+pub(super) async fn write_target(
+    rows: &mut RowWriter<'_>,
+    target: &Target,
+    columns: &[ColumnInfo],
+    row_count: Option<u64>,
+    indexes: &[IndexInfo],
+) -> Result<Outcome, BridgeError> {
+    let row = vec![
+        Value::from(target.to_string()),
+        serde_json::to_value(columns).unwrap_or_default(),
+        Value::from(row_count),
+        serde_json::to_value(indexes).unwrap_or_default(),
+    ];
+    rows.objects(&["name", "columns", "rowCount", "indexes"], vec![row])
+        .await?;
+    rows.finish().await
+}
+
+/// Writes the row of `test`.
+pub(super) async fn write_test(
+    rows: &mut RowWriter<'_>,
+    version: String,
+    latency: Duration,
+) -> Result<Outcome, BridgeError> {
+    let latency = (latency.as_secs_f64() * 100_000.0).round() / 100.0;
+    rows.objects(
+        &["version", "latencyMs"],
+        vec![vec![Value::from(version), Value::from(latency)]],
+    )
+    .await?;
+    rows.finish().await
+}

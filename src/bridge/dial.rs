@@ -1,0 +1,179 @@
+//! Where a bridge may connect to, and with which TLS.
+
+use std::net::IpAddr;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::crypto::{CryptoProvider, aws_lc_rs, verify_tls12_signature, verify_tls13_signature};
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
+
+use super::registry::AddressCheck;
+use super::{BridgeError, config::Config, request::invalid};
+
+/// Which addresses of a host are used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Family {
+    V4,
+    V6,
+    Any,
+}
+
+impl Family {
+    /// Reads `ipFamily`: 4, 6, or 0 for whatever there is.
+    pub(super) fn of(config: &Config<'_>) -> Result<Self, BridgeError> {
+        match config.whole("ipFamily")? {
+            None | Some(4) => Ok(Self::V4),
+            Some(6) => Ok(Self::V6),
+            Some(0) => Ok(Self::Any),
+            Some(_) => Err(invalid(
+                "config.ipFamily",
+                "the source's `ipFamily` must be 4, 6 or 0",
+            )),
+        }
+    }
+
+    fn has(self, address: IpAddr) -> bool {
+        match self {
+            Self::V4 => address.is_ipv4(),
+            Self::V6 => address.is_ipv6(),
+            Self::Any => true,
+        }
+    }
+}
+
+/// Finds the address to connect to and checks that it may be dialled; the caller connects to that very one.
+pub(super) async fn resolve(
+    host: &str,
+    port: u16,
+    family: Family,
+    may_dial: Option<&AddressCheck>,
+) -> Result<IpAddr, BridgeError> {
+    let host = host.trim_start_matches('[').trim_end_matches(']');
+    let literal = host.parse::<IpAddr>().ok();
+    let address = match literal {
+        Some(address) => Some(address),
+        None => {
+            let found = tokio::net::lookup_host((host, port)).await;
+            let found = found.map_err(|error| {
+                BridgeError::Unreachable(format!("host `{host}` not found: {error}"))
+            })?;
+            found
+                .map(|address| address.ip())
+                .find(|address| family.has(*address))
+        }
+    };
+    let address = address.ok_or_else(|| {
+        let version = if family == Family::V6 { "6" } else { "4" };
+        BridgeError::Unreachable(format!(
+            "host `{host}` has no IPv{version} address; the setting is `ipFamily`"
+        ))
+    })?;
+    match may_dial {
+        Some(may_dial) if !may_dial(address) => Err(BridgeError::Unreachable(format!(
+            "host `{host}` is at {address}, where this service may not connect to"
+        ))),
+        _ => Ok(address),
+    }
+}
+
+/// Gives connecting a time limit of its own.
+pub(super) async fn connect_within<T>(
+    limit: Duration,
+    connect: impl Future<Output = Result<T, BridgeError>>,
+) -> Result<T, BridgeError> {
+    let timed_out =
+        BridgeError::Unreachable(format!("no connection within {} ms", limit.as_millis()));
+    tokio::time::timeout(limit, connect)
+        .await
+        .unwrap_or(Err(timed_out))
+}
+
+/// Makes the TLS settings of a connection; without verification whoever answers is trusted.
+pub(super) fn tls(verify: Verify) -> Result<ClientConfig, BridgeError> {
+    let provider = Arc::new(aws_lc_rs::default_provider());
+    let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
+        .with_safe_default_protocol_versions();
+    let builder = builder
+        .map_err(|error| BridgeError::Unreachable(format!("TLS is not available: {error}")))?;
+    Ok(match verify {
+        Verify::Full => {
+            let mut roots = RootCertStore::empty();
+            // One root that cannot be read must not make the others useless.
+            roots.add_parsable_certificates(native_roots().iter().cloned());
+            builder.with_root_certificates(roots).with_no_client_auth()
+        }
+        Verify::Nothing => {
+            let verifier = Arc::new(TrustAnyone(provider));
+            builder
+                .dangerous()
+                .with_custom_certificate_verifier(verifier)
+                .with_no_client_auth()
+        }
+    })
+}
+
+/// What is checked of a server's certificate.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Verify {
+    /// That a root of this machine vouches for it, and that it is for the host.
+    Full,
+    /// Nothing.
+    Nothing,
+}
+
+/// The certificates that this machine trusts.
+pub(super) fn native_roots() -> &'static [CertificateDer<'static>] {
+    static ROOTS: OnceLock<Vec<CertificateDer<'static>>> = OnceLock::new();
+    ROOTS.get_or_init(|| rustls_native_certs::load_native_certs().certs)
+}
+
+/// Accepts every certificate, as `sslmode=require` asks for.
+#[derive(Debug)]
+struct TrustAnyone(Arc<CryptoProvider>);
+
+impl ServerCertVerifier for TrustAnyone {
+    fn verify_server_cert(
+        &self,
+        _: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: &ServerName<'_>,
+        _: &[u8],
+        _: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls12_signature(
+            message,
+            certificate,
+            signature,
+            &self.0.signature_verification_algorithms,
+        )
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls13_signature(
+            message,
+            certificate,
+            signature,
+            &self.0.signature_verification_algorithms,
+        )
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.0.signature_verification_algorithms.supported_schemes()
+    }
+}

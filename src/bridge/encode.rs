@@ -1,0 +1,547 @@
+//! Rows into JSON: one encoder for every bridge, writing values straight into the batch under way.
+//!
+//! [`RowEncoder`] is the plain part, which SQLite runs on its own thread; [`RowWriter`] adds the sink, and
+//! hands over what there is when rows only trickle in.
+
+use std::future::Future;
+use std::ops::Range;
+use std::pin::pin;
+use std::time::Duration;
+
+use bytes::Bytes;
+use serde_json::Value;
+use tokio::time::Instant;
+
+use super::{BridgeError, Execution, Outcome, RowBatch, RowFormat, RowSink};
+
+/// A batch is handed over when it has this size,
+const BATCH_BYTES: usize = 64 * 1024;
+/// or when its first row has waited for this long.
+pub(super) const BATCH_DELAY: Duration = Duration::from_millis(20);
+
+/// Limits on one answer that whoever runs the bridge has set.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Caps {
+    pub(super) rows: Option<u64>,
+    pub(super) bytes: Option<u64>,
+}
+
+/// The columns of a statement: what is read, and which of it is written.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Columns {
+    /// The columns to read, in the order of the statement.
+    pub(super) read: Vec<String>,
+    /// The output name of each that is written; those only read for their key value come last.
+    pub(super) names: Vec<String>,
+    /// Where each of the execution's keys is read.
+    pub(super) keys: Vec<usize>,
+}
+
+impl Columns {
+    /// What an execution wants of a table with the columns `all`, of which a query selects some.
+    pub(super) fn of(execution: &Execution, all: &[&str], select: Option<&[String]>) -> Self {
+        let mut columns = Self::default();
+        let wanted =
+            |column: &str| select.is_none_or(|select| select.iter().any(|name| name == column));
+        if let Some(fields) = &execution.fields {
+            for (column, name) in fields.iter().filter(|(column, _)| wanted(column)) {
+                columns.read.push(column.clone());
+                columns.names.push(name.clone());
+            }
+        } else {
+            columns.read = select.map_or_else(
+                || all.iter().map(|&name| name.to_owned()).collect(),
+                <[String]>::to_vec,
+            );
+            columns.names = columns.read.clone();
+        }
+        for key in &execution.keys {
+            let known = columns.read.iter().position(|name| name == key);
+            columns.keys.push(known.unwrap_or_else(|| {
+                columns.read.push(key.clone());
+                columns.read.len() - 1
+            }));
+        }
+        columns
+    }
+}
+
+/// Writes rows into batches; knows nothing of where they go.
+#[derive(Debug)]
+pub(super) struct RowEncoder {
+    format: RowFormat,
+    max_batch_bytes: usize,
+    caps: Caps,
+    /// What stands before each written value: brace or comma, name, colon.
+    prefixes: Vec<Vec<u8>>,
+    keys: Vec<usize>,
+    buffer: Vec<u8>,
+    rows: u32,
+    /// Values of the current row that are read but not written.
+    unwritten: Vec<u8>,
+    /// Where each column of the last row stands, in `buffer` or `unwritten`.
+    spans: Vec<Range<usize>>,
+    last: Option<Vec<Bytes>>,
+    started: Instant,
+    total_rows: u64,
+    total_bytes: u64,
+}
+
+impl RowEncoder {
+    /// Makes the encoder of one answer.
+    pub(super) fn new(execution: &Execution, caps: Caps, columns: &Columns) -> Self {
+        let prefixes = columns.names.iter().enumerate().map(|(i, name)| {
+            let mut prefix = vec![if i == 0 { b'{' } else { b',' }];
+            write_str(&mut prefix, name);
+            prefix.push(b':');
+            prefix
+        });
+        Self {
+            format: execution.format,
+            max_batch_bytes: execution.max_batch_bytes,
+            caps,
+            prefixes: prefixes.collect(),
+            keys: columns.keys.clone(),
+            buffer: Vec::new(),
+            rows: 0,
+            unwritten: Vec::new(),
+            spans: vec![0..0; columns.read.len()],
+            last: None,
+            started: Instant::now(),
+            total_rows: 0,
+            total_bytes: 0,
+        }
+    }
+
+    /// Writes one row: `value` is asked for each column in turn. Answers a batch when one is full.
+    pub(super) fn row(
+        &mut self,
+        mut value: impl FnMut(usize, &mut Vec<u8>) -> Result<(), BridgeError>,
+    ) -> Result<Option<RowBatch>, BridgeError> {
+        if self.rows == 0 {
+            self.buffer
+                .reserve(BATCH_BYTES.min(self.max_batch_bytes) + 1024);
+            self.started = Instant::now();
+        }
+        let start = self.buffer.len();
+        if self.rows > 0 && self.format == RowFormat::Json {
+            self.buffer.push(b',');
+        }
+        for (i, prefix) in self.prefixes.iter().enumerate() {
+            self.buffer.extend_from_slice(prefix);
+            let from = self.buffer.len();
+            value(i, &mut self.buffer)?;
+            self.spans[i] = from..self.buffer.len();
+        }
+        if self.prefixes.is_empty() {
+            self.buffer.push(b'{');
+        }
+        self.buffer.push(b'}');
+        if self.format == RowFormat::Ndjson {
+            self.buffer.push(b'\n');
+        }
+        self.unwritten.clear();
+        for i in self.prefixes.len()..self.spans.len() {
+            let from = self.unwritten.len();
+            value(i, &mut self.unwritten)?;
+            self.spans[i] = from..self.unwritten.len();
+        }
+        self.finish_row(start)
+    }
+
+    /// Closes the row that began at `start`: counts it, and cuts the batch before or after it if it is time.
+    fn finish_row(&mut self, start: usize) -> Result<Option<RowBatch>, BridgeError> {
+        self.rows += 1;
+        self.total_rows += 1;
+        if let Some(max) = self.caps.rows.filter(|max| self.total_rows > *max) {
+            return Err(BridgeError::ResultOverflow(format!(
+                "the result has more than {max} rows"
+            )));
+        }
+        if self.buffer.len() > self.max_batch_bytes {
+            return self.cut_before(start);
+        }
+        self.check_bytes()?;
+        if self.buffer.len() >= BATCH_BYTES {
+            Ok(self.take())
+        } else {
+            Ok(None)
+        }
+    }
+
+    /// Ends the batch before the row at `start`, which made it too large, and begins the next with that row.
+    fn cut_before(&mut self, start: usize) -> Result<Option<RowBatch>, BridgeError> {
+        let comma = usize::from(self.rows > 1 && self.format == RowFormat::Json);
+        let row = self.buffer.split_off(start + comma);
+        self.buffer.truncate(start);
+        if row.len() > self.max_batch_bytes {
+            let (size, max) = (row.len(), self.max_batch_bytes);
+            return Err(BridgeError::ResultOverflow(format!(
+                "a row has {size} bytes, more than {max} fit"
+            )));
+        }
+        for span in &mut self.spans[..self.prefixes.len()] {
+            *span = span.start - start - comma..span.end - start - comma;
+        }
+        self.rows -= 1;
+        let full = RowBatch {
+            rows: self.rows,
+            payload: Bytes::from(std::mem::replace(&mut self.buffer, row)),
+        };
+        self.total_bytes += full.payload.len() as u64;
+        self.rows = 1;
+        self.started = Instant::now();
+        self.check_bytes()?;
+        Ok(Some(full))
+    }
+
+    fn check_bytes(&self) -> Result<(), BridgeError> {
+        let bytes = self.total_bytes + self.buffer.len() as u64;
+        match self.caps.bytes.filter(|max| bytes > *max) {
+            Some(max) => Err(BridgeError::ResultOverflow(format!(
+                "the result has more than {max} bytes"
+            ))),
+            None => Ok(()),
+        }
+    }
+
+    /// The batch under way, if it has rows.
+    pub(super) fn take(&mut self) -> Option<RowBatch> {
+        if self.rows == 0 {
+            return None;
+        }
+        let payload = Bytes::from(std::mem::take(&mut self.buffer));
+        let unwritten = Bytes::copy_from_slice(&self.unwritten);
+        let written = self.prefixes.len();
+        let value = |&key: &usize| {
+            let source = if key < written { &payload } else { &unwritten };
+            // A copy: a slice would keep the whole batch alive.
+            Bytes::copy_from_slice(&source[self.spans[key].clone()])
+        };
+        self.last = Some(self.keys.iter().map(value).collect());
+        self.total_bytes += payload.len() as u64;
+        let rows = std::mem::take(&mut self.rows);
+        Some(RowBatch { rows, payload })
+    }
+
+    /// Since when the first row of the batch under way waits; `None` without rows.
+    pub(super) fn waiting_since(&self) -> Option<Instant> {
+        (self.rows > 0).then_some(self.started)
+    }
+
+    /// The figures of the whole answer, once the last batch was taken.
+    pub(super) fn outcome(&self) -> Outcome {
+        let last = self.last.as_ref().filter(|_| !self.keys.is_empty());
+        Outcome {
+            rows: self.total_rows,
+            bytes: self.total_bytes,
+            // What was written here is JSON.
+            last: last.map(|last| {
+                last.iter()
+                    .map(|json| serde_json::from_slice(json).unwrap_or_default())
+                    .collect()
+            }),
+            ..Outcome::default()
+        }
+    }
+}
+
+/// An encoder with the sink that its batches go to.
+pub(super) struct RowWriter<'a> {
+    execution: &'a Execution,
+    caps: Caps,
+    encoder: Option<RowEncoder>,
+    sink: &'a mut dyn RowSink,
+}
+
+impl<'a> RowWriter<'a> {
+    /// Makes the writer of one answer.
+    pub(super) fn new(execution: &'a Execution, caps: Caps, sink: &'a mut dyn RowSink) -> Self {
+        Self {
+            execution,
+            caps,
+            encoder: None,
+            sink,
+        }
+    }
+
+    /// Says which columns the rows have; before the first row.
+    pub(super) fn begin(&mut self, columns: &Columns) {
+        self.encoder = Some(RowEncoder::new(self.execution, self.caps, columns));
+    }
+
+    /// The limits, for rows that are encoded elsewhere and come here by [`Self::send`].
+    pub(super) fn caps(&self) -> Caps {
+        self.caps
+    }
+
+    /// Writes one row, and waits for the sink when a batch is full.
+    pub(super) async fn row(
+        &mut self,
+        value: impl FnMut(usize, &mut Vec<u8>) -> Result<(), BridgeError>,
+    ) -> Result<(), BridgeError> {
+        let Some(encoder) = &mut self.encoder else {
+            return Ok(());
+        };
+        match encoder.row(value)? {
+            Some(batch) => self.send(batch).await,
+            None => Ok(()),
+        }
+    }
+
+    /// Writes rows that are few and already JSON, such as those of `listTargets`.
+    pub(super) async fn objects(
+        &mut self,
+        names: &[&str],
+        rows: Vec<Vec<Value>>,
+    ) -> Result<(), BridgeError> {
+        let names: Vec<_> = names.iter().map(|&name| name.to_owned()).collect();
+        self.begin(&Columns {
+            read: names.clone(),
+            names,
+            keys: Vec::new(),
+        });
+        for row in rows {
+            self.row(|i, out| {
+                write_json(out, &row[i]);
+                Ok(())
+            })
+            .await?;
+        }
+        Ok(())
+    }
+
+    /// Waits for the next row; if that takes long, what was written is handed over meanwhile.
+    pub(super) async fn wait<T>(
+        &mut self,
+        next: impl Future<Output = T>,
+    ) -> Result<T, BridgeError> {
+        let Some(since) = self.encoder.as_ref().and_then(RowEncoder::waiting_since) else {
+            return Ok(next.await);
+        };
+        let mut next = pin!(next);
+        tokio::select! {
+            biased;
+            next = &mut next => return Ok(next),
+            () = tokio::time::sleep_until(since + BATCH_DELAY) => {}
+        }
+        self.flush().await?;
+        Ok(next.await)
+    }
+
+    /// Hands over a batch and waits until the sink took it.
+    pub(super) async fn send(&mut self, batch: RowBatch) -> Result<(), BridgeError> {
+        // A fast database and a fast sink must not keep a cancellation from being seen.
+        tokio::task::yield_now().await;
+        self.sink.send(batch).await.or(Err(BridgeError::Cancelled))
+    }
+
+    async fn flush(&mut self) -> Result<(), BridgeError> {
+        match self.encoder.as_mut().and_then(RowEncoder::take) {
+            Some(batch) => self.send(batch).await,
+            None => Ok(()),
+        }
+    }
+
+    /// Hands over the rest and says what there was.
+    pub(super) async fn finish(&mut self) -> Result<Outcome, BridgeError> {
+        self.flush().await?;
+        Ok(self
+            .encoder
+            .as_ref()
+            .map(RowEncoder::outcome)
+            .unwrap_or_default())
+    }
+}
+
+/// The largest integer that a JSON reader may take for a double without losing digits.
+const MAX_SAFE_INTEGER: u64 = (1 << 53) - 1;
+
+/// Writes a string.
+pub(super) fn write_str(out: &mut Vec<u8>, text: &str) {
+    // Writing to memory does not fail.
+    let _ = serde_json::to_writer(out, text);
+}
+
+/// Writes any JSON.
+pub(super) fn write_json(out: &mut Vec<u8>, value: &Value) {
+    let _ = serde_json::to_writer(out, value);
+}
+
+/// Writes a text that needs no escaping, such as a date.
+pub(super) fn write_plain(out: &mut Vec<u8>, text: std::fmt::Arguments<'_>) {
+    use std::io::Write as _;
+    out.push(b'"');
+    let _ = out.write_fmt(text);
+    out.push(b'"');
+}
+
+/// Writes an integer: a number where every reader keeps its digits, else a string.
+pub(super) fn write_int(out: &mut Vec<u8>, number: i64) {
+    write_digits(
+        out,
+        itoa::Buffer::new().format(number),
+        number.unsigned_abs(),
+    );
+}
+
+/// Writes an unsigned integer like [`write_int`].
+pub(super) fn write_uint(out: &mut Vec<u8>, number: u64) {
+    write_digits(out, itoa::Buffer::new().format(number), number);
+}
+
+fn write_digits(out: &mut Vec<u8>, digits: &str, magnitude: u64) {
+    let quote = magnitude > MAX_SAFE_INTEGER;
+    if quote {
+        out.push(b'"');
+    }
+    out.extend_from_slice(digits.as_bytes());
+    if quote {
+        out.push(b'"');
+    }
+}
+
+/// Writes a double; what is not finite is a string.
+pub(super) fn write_f64(out: &mut Vec<u8>, number: f64) {
+    if number.is_finite() {
+        let _ = serde_json::to_writer(out, &number);
+    } else {
+        write_not_finite(out, number);
+    }
+}
+
+/// Writes a single with the digits that a single has.
+pub(super) fn write_f32(out: &mut Vec<u8>, number: f32) {
+    if number.is_finite() {
+        let _ = serde_json::to_writer(out, &number);
+    } else {
+        write_not_finite(out, number.into());
+    }
+}
+
+fn write_not_finite(out: &mut Vec<u8>, number: f64) {
+    out.extend_from_slice(match number {
+        _ if number.is_nan() => b"\"NaN\"".as_slice(),
+        _ if number > 0.0 => b"\"Infinity\"",
+        _ => b"\"-Infinity\"",
+    });
+}
+
+/// Writes bytes as base64.
+pub(super) fn write_base64(out: &mut Vec<u8>, bytes: &[u8]) {
+    use base64::Engine as _;
+    out.push(b'"');
+    out.extend_from_slice(
+        base64::engine::general_purpose::STANDARD
+            .encode(bytes)
+            .as_bytes(),
+    );
+    out.push(b'"');
+}
+
+/// Writes text that may not be UTF-8 after all, in which case it is base64.
+pub(super) fn write_text(out: &mut Vec<u8>, bytes: &[u8]) {
+    match std::str::from_utf8(bytes) {
+        Ok(text) => write_str(out, text),
+        Err(_) => write_base64(out, bytes),
+    }
+}
+
+/// Writes what a JSON column holds as it is; what is no JSON after all is a string.
+pub(super) fn write_raw_json(out: &mut Vec<u8>, bytes: &[u8]) {
+    match serde_json::from_slice::<&serde_json::value::RawValue>(bytes) {
+        // A line break between tokens would end a row of NDJSON.
+        Ok(json) if !json.get().contains(['\n', '\r']) => {
+            out.extend_from_slice(json.get().as_bytes())
+        }
+        Ok(_) => match serde_json::from_slice::<Value>(bytes) {
+            Ok(value) => write_json(out, &value),
+            Err(_) => write_text(out, bytes),
+        },
+        Err(_) => write_text(out, bytes),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use tokio_util::sync::CancellationToken;
+
+    use super::*;
+    use crate::ids::JobId;
+
+    fn execution(format: RowFormat, max_batch_bytes: usize) -> Execution {
+        Execution {
+            job_id: JobId::new(),
+            attempt: 1,
+            deadline: Instant::now() + Duration::from_secs(1),
+            cancel: CancellationToken::new(),
+            format,
+            fields: Some(vec![("a".into(), "x".into())]),
+            keys: vec!["k".into(), "a".into()],
+            max_batch_bytes,
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn batches_hold_all_rows_in_order_within_their_limit(
+            texts in prop::collection::vec(".{0,30}", 0..40),
+            max in 300_usize..600,
+            lines in any::<bool>(),
+        ) {
+            let format = if lines { RowFormat::Ndjson } else { RowFormat::Json };
+            let execution = execution(format, max);
+            let columns = Columns::of(&execution, &["a", "b", "k"], None);
+            prop_assert_eq!(&columns.read, &["a", "k"]);
+            let mut encoder = RowEncoder::new(&execution, Caps::default(), &columns);
+            let mut batches = Vec::new();
+            for (n, text) in texts.iter().enumerate() {
+                batches.extend(encoder.row(|i, out| {
+                    if i == 0 { write_str(out, text) } else { write_uint(out, n as u64) }
+                    Ok(())
+                }).unwrap());
+            }
+            batches.extend(encoder.take());
+            let mut rows = Vec::new();
+            for batch in &batches {
+                prop_assert!(batch.payload.len() <= max);
+                let text = std::str::from_utf8(&batch.payload).unwrap();
+                let text = if lines { text.trim_end().replace('\n', ",") } else { text.to_owned() };
+                let parsed: Vec<Value> = serde_json::from_str(&format!("[{text}]")).unwrap();
+                prop_assert_eq!(parsed.len(), batch.rows as usize);
+                rows.extend(parsed);
+            }
+            let expected: Vec<_> = texts.iter().map(|text| serde_json::json!({"x": text})).collect();
+            prop_assert_eq!(rows, expected);
+            let outcome = encoder.outcome();
+            let bytes: usize = batches.iter().map(|batch| batch.payload.len()).sum();
+            prop_assert_eq!((outcome.rows, outcome.bytes), (texts.len() as u64, bytes as u64));
+            let last = texts.last().map(|text| vec![Value::from(texts.len() - 1), Value::from(text.as_str())]);
+            prop_assert_eq!(outcome.last, last);
+        }
+    }
+
+    #[test]
+    fn numbers_that_a_double_cannot_hold_are_strings() {
+        let written = |write: &dyn Fn(&mut Vec<u8>)| {
+            let mut out = Vec::new();
+            write(&mut out);
+            String::from_utf8(out).unwrap()
+        };
+        assert_eq!(
+            written(&|out| write_int(out, 9_007_199_254_740_991)),
+            "9007199254740991"
+        );
+        assert_eq!(
+            written(&|out| write_int(out, -9_007_199_254_740_992)),
+            "\"-9007199254740992\""
+        );
+        assert_eq!(
+            written(&|out| write_uint(out, u64::MAX)),
+            "\"18446744073709551615\""
+        );
+        assert_eq!(written(&|out| write_f64(out, f64::NAN)), "\"NaN\"");
+        assert_eq!(written(&|out| write_f32(out, 0.1)), "0.1");
+    }
+}

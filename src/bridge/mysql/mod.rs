@@ -1,0 +1,296 @@
+//! MySQL and MariaDB, by `mysql_async`.
+//!
+//! An execution is one read-only transaction with a statement timeout of what is left of the deadline.
+//! A result that nobody wants any more is never read to its end: a second connection kills the query.
+
+mod catalogue;
+mod connect;
+mod decode;
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use mysql_async::Params;
+use mysql_async::prelude::Queryable as _;
+use serde_json::{Map, Value};
+use tokio::time::Instant;
+
+use self::connect::Connector;
+use self::decode::Decoder;
+use super::catalogue::{Shapes, write_test};
+use super::encode::{Columns, RowWriter};
+use super::pool::{Database, Job};
+use super::registry::AddressCheck;
+use super::request::{Query, Request, Target};
+use super::sql::{Builder, Class, Dialect, Param, Shape, Statement};
+use super::{BridgeError, Outcome};
+
+/// How long a kill may take to get through.
+const KILL_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// A MySQL or MariaDB database.
+pub(super) struct MySql {
+    connector: Connector,
+    shapes: Shapes,
+}
+
+/// One connection to it.
+pub(super) struct Connection {
+    conn: mysql_async::Conn,
+    /// The server's own number for it; a proxy's greeting may say another.
+    id: u64,
+    version: String,
+    dialect: Dialect,
+    /// Whether nothing is under way on it.
+    at_rest: bool,
+}
+
+impl MySql {
+    /// Reads the configuration.
+    pub(super) fn new(
+        config: &Map<String, Value>,
+        may_dial: Option<AddressCheck>,
+    ) -> Result<Self, BridgeError> {
+        Ok(Self {
+            connector: Connector::new(config, may_dial)?,
+            shapes: Shapes::default(),
+        })
+    }
+}
+
+#[async_trait]
+impl Database for MySql {
+    type Connection = Connection;
+
+    const NAME: &'static str = "mysql";
+
+    async fn connect(&self) -> Result<Connection, BridgeError> {
+        self.connector.connect().await
+    }
+
+    fn at_rest(&self, connection: &Connection) -> bool {
+        connection.at_rest && !connection.conn.is_disconnected()
+    }
+
+    async fn run(
+        &self,
+        connection: &mut Connection,
+        request: &Request,
+        job: &Job<'_>,
+        rows: &mut RowWriter<'_>,
+    ) -> Result<Outcome, BridgeError> {
+        connection.at_rest = false;
+        let milliseconds = job.remaining_ms();
+        let timeout = match connection.dialect {
+            Dialect::MariaDb => format!(
+                "max_statement_time = {}.{:03}",
+                milliseconds / 1000,
+                milliseconds % 1000
+            ),
+            _ => format!("max_execution_time = {milliseconds}"),
+        };
+        let begin =
+            format!("SET SESSION {timeout}; START TRANSACTION WITH CONSISTENT SNAPSHOT, READ ONLY");
+        let mut session = Session {
+            connection,
+            job,
+            shapes: &self.shapes,
+        };
+        session.simple(&begin).await?;
+        let result = session.request(request, rows).await;
+        let stopped_early = matches!(
+            &result,
+            Err(BridgeError::Cancelled | BridgeError::ResultOverflow(_))
+        );
+        if !stopped_early && session.simple("ROLLBACK").await.is_ok() {
+            connection.at_rest = true;
+        }
+        result
+    }
+
+    async fn abort(&self, connection: Connection) {
+        if connection.conn.is_disconnected() {
+            return;
+        }
+        let killed = tokio::time::timeout(KILL_TIMEOUT, self.connector.kill(connection.id)).await;
+        if !matches!(killed, Ok(Ok(()))) {
+            log::warn!("a query could not be killed at the database; its connection is closed");
+        }
+    }
+}
+
+/// One execution on a connection.
+struct Session<'a> {
+    connection: &'a mut Connection,
+    job: &'a Job<'a>,
+    shapes: &'a Shapes,
+}
+
+impl Session<'_> {
+    async fn request(
+        &mut self,
+        request: &Request,
+        rows: &mut RowWriter<'_>,
+    ) -> Result<Outcome, BridgeError> {
+        match request {
+            Request::Test => {
+                let started = Instant::now();
+                self.simple("SELECT 1").await?;
+                write_test(rows, self.connection.version.clone(), started.elapsed()).await
+            }
+            Request::ListTargets => self.list_targets(rows).await,
+            Request::IntrospectTarget(target) => self.introspect(target, rows).await,
+            Request::Count { target, filter } => {
+                let shape = self.shape(target).await?;
+                let builder = Builder {
+                    dialect: self.connection.dialect,
+                    shape: &shape,
+                };
+                let total = self.number(&builder.count(target, filter)?).await;
+                self.settle(target, total).map(|total| Outcome {
+                    total: Some(total),
+                    ..Outcome::default()
+                })
+            }
+            Request::Query(query) => {
+                let result = self.query(query, rows).await;
+                self.settle(&query.target, result)
+            }
+        }
+    }
+
+    /// Forgets the columns of a table on which something failed: they may have changed.
+    fn settle<T>(&self, target: &Target, result: Result<T, BridgeError>) -> Result<T, BridgeError> {
+        if matches!(result, Err(BridgeError::QueryFailed(_))) {
+            self.shapes.forget(target);
+        }
+        result
+    }
+
+    async fn query(
+        &mut self,
+        query: &Query,
+        rows: &mut RowWriter<'_>,
+    ) -> Result<Outcome, BridgeError> {
+        let shape = self.shape(&query.target).await?;
+        let builder = Builder {
+            dialect: self.connection.dialect,
+            shape: &shape,
+        };
+        let total = match query.total {
+            true => Some(
+                self.number(&builder.count(&query.target, &query.filter)?)
+                    .await?,
+            ),
+            false => None,
+        };
+        let columns = Columns::of(self.job.execution, &shape.names(), query.select.as_deref());
+        let statement = builder.query(query, &columns)?;
+        rows.begin(&columns);
+        self.copy(&statement, &columns, &shape, rows).await?;
+        Ok(Outcome {
+            total,
+            ..rows.finish().await?
+        })
+    }
+
+    /// Copies all rows of a statement.
+    async fn copy(
+        &mut self,
+        statement: &Statement,
+        columns: &Columns,
+        shape: &Shape,
+        rows: &mut RowWriter<'_>,
+    ) -> Result<(), BridgeError> {
+        let job = self.job;
+        let params = params(statement);
+        let result = self
+            .connection
+            .conn
+            .exec_iter(job.tagged(&statement.sql), params)
+            .await;
+        let mut result = result.map_err(|error| failure(job, error))?;
+        let is_json = |i: usize| {
+            columns
+                .read
+                .get(i)
+                .and_then(|name| shape.column(name))
+                .is_some_and(|c| c.class == Class::Json)
+        };
+        let decoders: Vec<_> = result
+            .columns_ref()
+            .iter()
+            .enumerate()
+            .map(|(i, c)| Decoder::of(c, is_json(i)))
+            .collect();
+        while let Some(row) = rows
+            .wait(result.next())
+            .await?
+            .map_err(|error| failure(job, error))?
+        {
+            rows.row(|i, out| {
+                decoders[i].write(out, row.as_ref(i).unwrap_or(&mysql_async::Value::NULL));
+                Ok(())
+            })
+            .await?;
+        }
+        Ok(())
+    }
+
+    /// The one number that a statement answers.
+    async fn number(&mut self, statement: &Statement) -> Result<u64, BridgeError> {
+        let sql = self.job.tagged(&statement.sql);
+        let number = self
+            .connection
+            .conn
+            .exec_first(sql, params(statement))
+            .await;
+        let number: Option<u64> = number.map_err(|error| failure(self.job, error))?;
+        number
+            .ok_or_else(|| BridgeError::QueryFailed("the database answered without a value".into()))
+    }
+
+    async fn simple(&mut self, sql: &str) -> Result<(), BridgeError> {
+        let done = self.connection.conn.query_drop(self.job.tagged(sql)).await;
+        done.map_err(|error| failure(self.job, error))
+    }
+}
+
+/// The values of a statement, as the driver binds them.
+fn params(statement: &Statement) -> Params {
+    let value = |value: &Param| match value {
+        Param::Text(text) => text.as_str().into(),
+        Param::Int(number) => (*number).into(),
+        Param::UInt(number) => (*number).into(),
+        Param::Float(number) => (*number).into(),
+        Param::Bytes(bytes) => bytes.as_slice().into(),
+    };
+    match statement.values.is_empty() {
+        true => Params::Empty,
+        false => Params::Positional(statement.values.iter().map(value).collect()),
+    }
+}
+
+/// The codes of statements that were stopped: by a kill, and by the timeouts of MySQL and MariaDB.
+const STOPPED: [u16; 3] = [1317, 3024, 1969];
+/// The codes of a server that goes away: shutdown, connection killed.
+const GONE: [u16; 2] = [1053, 1927];
+
+fn failure(job: &Job<'_>, error: mysql_async::Error) -> BridgeError {
+    match error {
+        mysql_async::Error::Server(error) if STOPPED.contains(&error.code) && job.is_due() => {
+            BridgeError::Timeout
+        }
+        mysql_async::Error::Server(error) if GONE.contains(&error.code) => {
+            BridgeError::Unreachable(error.message)
+        }
+        mysql_async::Error::Server(error) => BridgeError::QueryFailed(error.message),
+        mysql_async::Error::Io(error) => {
+            BridgeError::Unreachable(format!("the connection to the database was lost: {error}"))
+        }
+        mysql_async::Error::Driver(mysql_async::DriverError::ConnectionClosed) => {
+            BridgeError::Unreachable("the connection to the database was lost".into())
+        }
+        other => BridgeError::QueryFailed(other.to_string()),
+    }
+}

@@ -1,0 +1,11 @@
+//! The bridges against real databases, which must be there: `SEMILAYER_TEST_POSTGRES` and
+//! `SEMILAYER_TEST_MYSQL` say where, and their users may create databases.
+
+mod cancel;
+mod catalogue;
+mod filters;
+mod pooling;
+mod query;
+mod security;
+mod support;
+mod values;
