@@ -82,4 +82,6 @@ pub mod domain;
 pub mod ids;
 pub mod protocol;
 pub mod query;
+#[cfg(feature = "gateway")]
+pub mod storage;
 pub mod timing;

@@ -1,0 +1,11 @@
+DROP TABLE runner_jobs;
+DROP TABLE runner_sessions;
+DROP TABLE gateways;
+DROP TABLE keys;
+DROP TABLE lenses;
+DROP TABLE runner_assignments;
+DROP TABLE sources;
+DROP TABLE runners;
+DROP TABLE runner_groups;
+DROP TABLE environments;
+DROP TABLE organisations;

@@ -1,0 +1,144 @@
+//! The steps that only detached jobs take: nobody waits for them, so they lie pending in the store until a
+//! gateway that has room takes them, and the claim and the mark are two transactions.
+
+use diesel::prelude::*;
+use diesel_async::RunQueryDsl;
+use serde::Serialize;
+
+use super::super::batch::{Batch, Texts};
+use super::super::schema::runner_jobs;
+use super::super::types::serialize_stamp;
+use super::super::{Changed, Store, StoreError, unit};
+use super::steps::{INSERT_PENDING, Own, Placement, own};
+use super::{Job, NewJob};
+use crate::clock::UtcTime;
+use crate::domain::job::JobStatus;
+use crate::ids::{GatewayId, JobId, OrganisationId};
+
+/// A claimed job that is about to be sent.
+#[derive(Debug, Clone, Serialize)]
+pub struct Mark {
+    pub id: JobId,
+    pub attempt: i32,
+    /// None for inline execution.
+    pub placement: Option<Placement>,
+    #[serde(serialize_with = "serialize_stamp")]
+    pub dispatched_at: UtcTime,
+}
+
+#[derive(Serialize)]
+struct Taking {
+    gateway: GatewayId,
+    #[serde(serialize_with = "serialize_stamp")]
+    now: UtcTime,
+    batch: u32,
+}
+
+/// Those with the nearest deadline first, which is also the index of the unfinished. Several gateways take
+/// at once, and each leaves alone what another one has its hands on.
+const TAKE: Texts = Texts {
+    postgres: "WITH p AS (SELECT * FROM json_to_record($batch::json) AS t (gateway text, now timestamp, batch integer)), \
+               next AS (SELECT j.id FROM runner_jobs j WHERE j.finished_at IS NULL AND j.status = 'pending' \
+               AND j.detached AND j.deadline_at > (SELECT now FROM p) \
+               ORDER BY j.deadline_at LIMIT (SELECT batch FROM p) FOR UPDATE SKIP LOCKED) \
+               UPDATE runner_jobs SET status = 'claimed', claimed_by = p.gateway, claimed_at = p.now \
+               FROM p WHERE runner_jobs.id = ANY (ARRAY(SELECT id FROM next)) AND runner_jobs.status = 'pending' \
+               RETURNING runner_jobs.*",
+    sqlite: "WITH p AS (SELECT d ->> '$.gateway' AS gateway, d ->> '$.now' AS now, d ->> '$.batch' AS batch \
+             FROM (SELECT $batch AS d)) \
+             UPDATE runner_jobs SET status = 'claimed', claimed_by = (SELECT gateway FROM p), \
+             claimed_at = (SELECT now FROM p) WHERE id IN (SELECT j.id FROM runner_jobs j \
+             WHERE j.finished_at IS NULL AND j.status = 'pending' AND j.detached \
+             AND j.deadline_at > (SELECT now FROM p) ORDER BY j.deadline_at LIMIT (SELECT batch FROM p)) \
+             AND status = 'pending' RETURNING *",
+};
+
+const MARK: Texts = Texts {
+    postgres: "UPDATE runner_jobs SET status = 'dispatched', dispatched_at = b.dispatched_at, \
+               runner_id = b.placement ->> 'runner', session_id = b.placement ->> 'session' \
+               FROM json_to_recordset($batch::json) AS b \
+               (id text, attempt integer, gateway text, placement json, dispatched_at timestamp) \
+               WHERE runner_jobs.id = b.id AND runner_jobs.status = 'claimed' \
+               AND runner_jobs.attempt = b.attempt AND runner_jobs.claimed_by = b.gateway RETURNING runner_jobs.id",
+    sqlite: "UPDATE runner_jobs SET status = 'dispatched', dispatched_at = b.dispatched_at, \
+             runner_id = b.runner, session_id = b.session \
+             FROM (SELECT value ->> '$.id' AS id, value ->> '$.attempt' AS attempt, \
+             value ->> '$.gateway' AS gateway, value ->> '$.dispatched_at' AS dispatched_at, \
+             value ->> '$.placement.runner' AS runner, value ->> '$.placement.session' AS session \
+             FROM json_each($batch)) AS b \
+             WHERE runner_jobs.id = b.id AND runner_jobs.status = 'claimed' \
+             AND runner_jobs.attempt = b.attempt AND runner_jobs.claimed_by = b.gateway RETURNING runner_jobs.id",
+};
+
+impl Store {
+    /// Records detached jobs, to be taken by whoever has room; one that is recorded already stays as it is.
+    pub async fn job_submit(&self, jobs: Vec<NewJob>) -> Result<(), StoreError> {
+        if jobs.iter().any(|job| !job.detached) {
+            return Err(StoreError::Internal(
+                "a job that somebody waits for is not submitted".into(),
+            ));
+        }
+        let insert: Batch = Batch::new(INSERT_PENDING, &jobs)?;
+        unit!(self, Write, connection => {
+            insert.execute(connection).await?;
+            Ok(())
+        })
+    }
+
+    /// Claims at most `limit` pending detached jobs for a gateway.
+    pub async fn job_take_pending(
+        &self,
+        gateway: GatewayId,
+        limit: u32,
+        now: UtcTime,
+    ) -> Result<Vec<Job>, StoreError> {
+        let take: Batch<runner_jobs::SqlType> = Batch::new(
+            TAKE,
+            &Taking {
+                gateway,
+                now,
+                batch: limit,
+            },
+        )?;
+        unit!(self, Write, connection => { Ok(take.load(connection).await?) })
+    }
+
+    /// Marks claimed jobs as dispatched; only those that are returned may be sent.
+    pub async fn job_mark(
+        &self,
+        gateway: GatewayId,
+        mut marks: Vec<Mark>,
+    ) -> Result<Vec<JobId>, StoreError> {
+        marks.sort_by_key(|mark| mark.id);
+        let marks: Vec<Own<'_, Mark>> = own(gateway, &marks);
+        self.job_step(MARK, &marks).await
+    }
+
+    /// Gives up a job that nobody has claimed yet; one that is further is cancelled by who holds it.
+    pub async fn job_cancel_pending(
+        &self,
+        organisation: OrganisationId,
+        id: JobId,
+        now: UtcTime,
+    ) -> Result<Changed<Job>, StoreError> {
+        unit!(self, Transaction, connection => {
+            let target = runner_jobs::table.find(id).filter(runner_jobs::organisation_id.eq(organisation));
+            let cancelled = diesel::update(target.filter(runner_jobs::status.eq(JobStatus::Pending)))
+                .set((
+                    runner_jobs::status.eq(JobStatus::Cancelled),
+                    runner_jobs::finished_at.eq(now),
+                    runner_jobs::request.eq(None::<serde_json::Value>),
+                    runner_jobs::error_code.eq("job_cancelled"),
+                ))
+                .returning(Job::as_returning())
+                .get_result(connection)
+                .await
+                .optional()?;
+            if let Some(job) = cancelled {
+                return Ok(Changed::Done(job));
+            }
+            let found = target.select(Job::as_select()).first(connection).await.optional()?;
+            Ok(found.map_or(Changed::Absent, Changed::OtherState))
+        })
+    }
+}

@@ -1,0 +1,258 @@
+//! Jobs that nobody waits for: taken by one gateway, marked before they are sent, given up while they lie.
+
+use super::*;
+use crate::domain::job::JobStatus::*;
+
+contract!(
+    a_detached_job_is_taken_by_one_gateway,
+    the_nearest_deadline_is_taken_first_and_a_late_one_never,
+    a_job_is_marked_once_and_by_its_holder_alone,
+    a_claim_that_was_given_back_can_not_be_marked,
+    only_a_pending_job_of_ones_own_is_given_up,
+    a_submitted_job_is_recorded_once,
+);
+
+fn detached(world: &World) -> NewJob {
+    NewJob {
+        detached: true,
+        retry: true,
+        request: Some(json!({"kind": "query"})),
+        ..world.job()
+    }
+}
+
+fn mark(job: &NewJob, runner: RunnerId) -> Mark {
+    let placement = Some(Placement {
+        runner,
+        session: SessionId::new(),
+    });
+    Mark {
+        id: job.id,
+        attempt: job.attempt,
+        placement,
+        dispatched_at: at(3),
+    }
+}
+
+async fn a_detached_job_is_taken_by_one_gateway(fixture: Fixture) {
+    let (acme, store) = (world(&fixture.store, "acme").await, &fixture.store);
+    let other = fixture.second().await;
+    let (first, second) = (gateway(store).await, gateway(store).await);
+    let jobs: Vec<NewJob> = (0..50).map(|_| detached(&acme)).collect();
+    store.job_submit(jobs.clone()).await.unwrap();
+    // A synchronous job is nobody's to take.
+    let waited_for = acme.job();
+    store
+        .job_claim_sync(first, vec![acme.claim(&waited_for)], at(1))
+        .await
+        .unwrap();
+    store
+        .job_requeue(
+            first,
+            vec![Requeue {
+                id: waited_for.id,
+                attempt: 1,
+            }],
+        )
+        .await
+        .unwrap();
+    let (a, b) = tokio::join!(
+        store.job_take_pending(first, 40, at(1)),
+        other.job_take_pending(second, 40, at(1))
+    );
+    let (a, b) = (a.unwrap(), b.unwrap());
+    assert!(a.len() <= 40 && b.len() <= 40);
+    assert!(a.iter().all(|job| b.iter().all(|other| other.id != job.id)));
+    let rest = store.job_take_pending(first, 40, at(1)).await.unwrap();
+    assert_eq!(a.len() + b.len() + rest.len(), 50);
+    let taken = &a[0];
+    assert_eq!(
+        (taken.status, taken.claimed_by, taken.claimed_at),
+        (Claimed, Some(first), Some(at(1)))
+    );
+    assert_eq!(
+        (taken.dispatched_at, taken.request.as_ref()),
+        (None, jobs[0].request.as_ref())
+    );
+    assert_eq!(
+        *taken,
+        store.job_get(acme.organisation, taken.id).await.unwrap()
+    );
+}
+
+async fn the_nearest_deadline_is_taken_first_and_a_late_one_never(fixture: Fixture) {
+    let (acme, store) = (world(&fixture.store, "acme").await, &fixture.store);
+    let own = gateway(store).await;
+    let jobs = [30, 10, 20, 5].map(|deadline| NewJob {
+        deadline_at: at(deadline),
+        ..detached(&acme)
+    });
+    store.job_submit(jobs.to_vec()).await.unwrap();
+    let mut taken = Vec::new();
+    for _ in 0..4 {
+        taken.extend(
+            store
+                .job_take_pending(own, 1, at(5))
+                .await
+                .unwrap()
+                .into_iter()
+                .map(|job| job.deadline_at),
+        );
+    }
+    assert_eq!(taken, [at(10), at(20), at(30)]);
+}
+
+async fn a_job_is_marked_once_and_by_its_holder_alone(fixture: Fixture) {
+    let (acme, store) = (world(&fixture.store, "acme").await, &fixture.store);
+    let (own, other) = (gateway(store).await, gateway(store).await);
+    let job = detached(&acme);
+    store.job_submit(vec![job.clone()]).await.unwrap();
+    assert!(
+        store
+            .job_mark(own, vec![mark(&job, acme.runner)])
+            .await
+            .unwrap()
+            .is_empty()
+    );
+    store.job_take_pending(own, 1, at(1)).await.unwrap();
+    let later = NewJob {
+        attempt: 2,
+        ..job.clone()
+    };
+    assert!(
+        store
+            .job_mark(own, vec![mark(&later, acme.runner)])
+            .await
+            .unwrap()
+            .is_empty()
+    );
+    assert!(
+        store
+            .job_mark(other, vec![mark(&job, acme.runner)])
+            .await
+            .unwrap()
+            .is_empty()
+    );
+    assert_eq!(
+        store
+            .job_mark(own, vec![mark(&job, acme.runner)])
+            .await
+            .unwrap(),
+        [job.id]
+    );
+    assert!(
+        store
+            .job_mark(own, vec![mark(&job, acme.runner)])
+            .await
+            .unwrap()
+            .is_empty()
+    );
+    let row = store.job_get(acme.organisation, job.id).await.unwrap();
+    assert_eq!(
+        (row.status, row.runner_id, row.dispatched_at),
+        (Dispatched, Some(acme.runner), Some(at(3)))
+    );
+    assert!(row.session_id.is_some());
+}
+
+async fn a_claim_that_was_given_back_can_not_be_marked(fixture: Fixture) {
+    let (acme, store) = (world(&fixture.store, "acme").await, &fixture.store);
+    let own = gateway(store).await;
+    let job = NewJob {
+        deadline_at: at(1000),
+        ..detached(&acme)
+    };
+    store.job_submit(vec![job.clone()]).await.unwrap();
+    store.job_take_pending(own, 1, at(1)).await.unwrap();
+    let swept = store.job_sweep(at(40), at(10), at(10), 10).await.unwrap();
+    assert_eq!(
+        swept,
+        Settled {
+            requeued: 1,
+            failed: 0,
+            expired: 0
+        }
+    );
+    assert!(
+        store
+            .job_mark(own, vec![mark(&job, acme.runner)])
+            .await
+            .unwrap()
+            .is_empty()
+    );
+    assert_eq!(
+        store.job_take_pending(own, 1, at(41)).await.unwrap()[0].attempt,
+        1
+    );
+}
+
+async fn only_a_pending_job_of_ones_own_is_given_up(fixture: Fixture) {
+    let (acme, store) = (world(&fixture.store, "acme").await, &fixture.store);
+    let (other, own) = (world(store, "other").await, gateway(store).await);
+    let (lies, runs) = (detached(&acme), detached(&acme));
+    store.job_submit(vec![runs.clone()]).await.unwrap();
+    store.job_take_pending(own, 1, at(1)).await.unwrap();
+    store.job_submit(vec![lies.clone()]).await.unwrap();
+    assert_eq!(
+        store
+            .job_cancel_pending(other.organisation, lies.id, at(2))
+            .await
+            .unwrap(),
+        Changed::Absent
+    );
+    let Changed::Done(job) = store
+        .job_cancel_pending(acme.organisation, lies.id, at(2))
+        .await
+        .unwrap()
+    else {
+        panic!("the job was pending")
+    };
+    assert_eq!(
+        (job.status, job.finished_at, &job.request),
+        (Cancelled, Some(at(2)), &None)
+    );
+    let again = store
+        .job_cancel_pending(acme.organisation, lies.id, at(3))
+        .await
+        .unwrap();
+    assert_eq!(again, Changed::OtherState(job));
+    let running = store
+        .job_cancel_pending(acme.organisation, runs.id, at(3))
+        .await
+        .unwrap();
+    assert!(matches!(
+        running,
+        Changed::OtherState(Job {
+            status: Claimed,
+            ..
+        })
+    ));
+    assert!(
+        store
+            .job_take_pending(own, 1, at(3))
+            .await
+            .unwrap()
+            .is_empty()
+    );
+}
+
+async fn a_submitted_job_is_recorded_once(fixture: Fixture) {
+    let (acme, store) = (world(&fixture.store, "acme").await, &fixture.store);
+    let own = gateway(store).await;
+    let job = detached(&acme);
+    store.job_submit(vec![job.clone()]).await.unwrap();
+    store.job_take_pending(own, 1, at(1)).await.unwrap();
+    store.job_submit(vec![job.clone()]).await.unwrap();
+    assert_eq!(
+        store
+            .job_get(acme.organisation, job.id)
+            .await
+            .unwrap()
+            .status,
+        Claimed
+    );
+    assert!(matches!(
+        store.job_submit(vec![acme.job()]).await,
+        Err(StoreError::Internal(_))
+    ));
+}
