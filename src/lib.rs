@@ -80,8 +80,11 @@ pub mod bridge;
 pub mod clock;
 pub mod domain;
 pub mod ids;
+pub mod logging;
 pub mod protocol;
 pub mod query;
+#[cfg(feature = "runner")]
+pub mod runner;
 #[cfg(feature = "gateway")]
 pub mod storage;
 pub mod timing;
