@@ -78,9 +78,15 @@
 
 pub mod bridge;
 pub mod clock;
+#[cfg(feature = "gateway")]
+pub mod config;
+#[cfg(feature = "gateway")]
+pub mod control;
 pub mod domain;
 pub mod ids;
 pub mod logging;
+#[cfg(feature = "gateway")]
+pub mod process;
 pub mod protocol;
 pub mod query;
 #[cfg(feature = "runner")]

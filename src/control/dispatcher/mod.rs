@@ -1,0 +1,413 @@
+//! `Dispatcher`: owns the jobs that this gateway has accepted, until each has ended.
+//!
+//! It keeps the deadline, hears of cancellations and of callers that went away, and has a job placed again
+//! that somebody did not take. Who takes it is the picker's decision; how it runs is the session's.
+//!
+//! A job that is with nobody is ended here; one that is with a session is ended there, so that exactly one
+//! place decides its outcome.
+
+mod live;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use actix::prelude::*;
+use tokio::time::Instant;
+
+use self::live::{Call, LiveJobs, Next};
+use super::catalogue::{CatalogueReader, location};
+use super::error::JobError;
+use super::job::Job;
+use super::ledger::RecordUnplaced;
+use super::picker::{Place, Placement, Unplaceable};
+use super::reply::Abandonment;
+use super::session::{CancelCause, CancelExecution, Execute};
+use super::vital::Vital;
+use crate::clock::Clock;
+use crate::ids::{JobId, SessionId};
+use crate::protocol::CredentialsLocation;
+
+/// How many jobs one gateway has under way at most; more are told that it is busy.
+const MAX_LIVE_JOBS: usize = 20_000;
+/// How often deadlines are looked at.
+const DEADLINE_RESOLUTION: Duration = Duration::from_millis(50);
+/// How long after its deadline a job may still be ended by whoever executes it.
+const LAST_CALL: Duration = Duration::from_secs(10);
+/// When to come back while everybody is busy, or nobody is there.
+const RETRY_BUSY: Duration = Duration::from_secs(1);
+const RETRY_OFFLINE: Duration = Duration::from_secs(5);
+
+/// Take this job to somebody. Sent by the web layer.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub struct Dispatch {
+    /// The job; everything that becomes of it is said through its reply.
+    pub job: Arc<Job>,
+}
+
+/// End this job early. Sent by the web layer and by a caller's end that was dropped.
+#[derive(Message, Debug, Clone, Copy)]
+#[rtype(result = "bool")]
+pub struct CancelJob {
+    /// The job.
+    pub job_id: JobId,
+    /// Why.
+    pub cause: CancelCause,
+}
+
+/// Why a session did not take a job.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Return {
+    /// It works on as many as it can.
+    Busy,
+    /// Its runner is on its way out.
+    Draining,
+    /// Its runner does not serve that source.
+    Unassigned,
+    /// It closed before the frame left.
+    Gone,
+}
+
+/// This job was not taken and certainly not executed. Sent by a session.
+#[derive(Message, Debug)]
+#[rtype(result = "()")]
+pub struct JobReturned {
+    /// The job.
+    pub job_id: JobId,
+    /// Who did not take it.
+    pub session_id: SessionId,
+    /// Which attempt comes next.
+    pub attempt: u32,
+    /// Why not.
+    pub why: Return,
+}
+
+/// This job has ended, and its caller knows. Sent by a session and by the inline executor.
+#[derive(Message, Debug)]
+#[rtype(result = "()")]
+pub struct JobSettled {
+    /// The job.
+    pub job_id: JobId,
+}
+
+/// How much there is to do.
+#[derive(Message, Debug, Clone, Copy)]
+#[rtype(result = "usize")]
+pub struct LiveJobCount;
+
+#[derive(Message)]
+#[rtype(result = "()")]
+struct ExpireOverdue;
+
+/// Whom the dispatcher talks to.
+pub struct DispatcherLinks {
+    /// To the picker: who takes this job?
+    pub place: Recipient<Place>,
+    /// To the inline executor: do it here.
+    pub inline: Recipient<Execute>,
+    /// To the inline executor: stop doing it.
+    pub cancel_inline: Recipient<CancelExecution>,
+    /// To the ledger: this job never found anybody.
+    pub record_unplaced: Recipient<RecordUnplaced>,
+}
+
+/// The actor.
+pub struct Dispatcher {
+    jobs: LiveJobs,
+    links: DispatcherLinks,
+    catalogue: CatalogueReader,
+    clock: Clock,
+    _vital: Vital,
+}
+
+impl Dispatcher {
+    /// A dispatcher with nothing to do.
+    pub fn new(
+        links: DispatcherLinks,
+        catalogue: CatalogueReader,
+        clock: Clock,
+        vital: Vital,
+    ) -> Self {
+        Self {
+            jobs: LiveJobs::default(),
+            links,
+            catalogue,
+            clock,
+            _vital: vital,
+        }
+    }
+}
+
+impl Actor for Dispatcher {
+    type Context = Context<Self>;
+
+    fn started(&mut self, ctx: &mut Self::Context) {
+        ctx.set_mailbox_capacity(MAX_LIVE_JOBS);
+        ctx.run_interval(DEADLINE_RESOLUTION, |_, ctx| ctx.notify(ExpireOverdue));
+    }
+}
+
+impl Handler<Dispatch> for Dispatcher {
+    type Result = ();
+
+    fn handle(&mut self, Dispatch { job }: Dispatch, ctx: &mut Self::Context) {
+        if self.jobs.len() >= MAX_LIVE_JOBS {
+            self.refuse(
+                &job,
+                1,
+                JobError::RunnersBusy {
+                    retry_after: RETRY_BUSY,
+                },
+            );
+            return;
+        }
+        let id = job.id;
+        log::debug!(job_id:% = id, source_id:% = job.spec.source_id; "job {id} accepted");
+        self.jobs.accept(job);
+        self.place(id, ctx);
+    }
+}
+
+impl Handler<CancelJob> for Dispatcher {
+    type Result = bool;
+
+    fn handle(&mut self, CancelJob { job_id, cause }: CancelJob, _: &mut Self::Context) -> bool {
+        self.cancel(job_id, cause)
+    }
+}
+
+impl Handler<JobReturned> for Dispatcher {
+    type Result = ();
+
+    fn handle(&mut self, returned: JobReturned, ctx: &mut Self::Context) {
+        let JobReturned {
+            job_id,
+            session_id,
+            attempt,
+            why,
+        } = returned;
+        let next = self.jobs.returned(job_id, session_id, attempt, why);
+        if let Some(cause) = self.jobs.get(job_id).and_then(|live| live.cancelled) {
+            return self.end_unplaced(job_id, cause.into());
+        }
+        match next {
+            Some(Next::Place) => self.place(job_id, ctx),
+            Some(Next::GiveUp) => self.end_unplaced(job_id, busy()),
+            None => {}
+        }
+    }
+}
+
+impl Handler<JobSettled> for Dispatcher {
+    type Result = ();
+
+    fn handle(&mut self, JobSettled { job_id }: JobSettled, _: &mut Self::Context) {
+        self.jobs.end(job_id);
+    }
+}
+
+impl Handler<LiveJobCount> for Dispatcher {
+    type Result = usize;
+
+    fn handle(&mut self, _: LiveJobCount, _: &mut Self::Context) -> usize {
+        self.jobs.len()
+    }
+}
+
+impl Handler<ExpireOverdue> for Dispatcher {
+    type Result = ();
+
+    fn handle(&mut self, _: ExpireOverdue, _: &mut Self::Context) {
+        let now = Instant::now();
+        for (job_id, call) in self.jobs.overdue(now, LAST_CALL) {
+            match call {
+                Call::First => {
+                    self.cancel(job_id, CancelCause::Deadline);
+                }
+                Call::Last => self.write_off(job_id),
+            }
+        }
+    }
+}
+
+impl Dispatcher {
+    /// Finds somebody for the job: a runner where the source has any, else this gateway itself.
+    fn place(&mut self, id: JobId, ctx: &mut Context<Self>) {
+        let Some(live) = self.jobs.get(id) else {
+            return;
+        };
+        let (job, attempt, declined) = (live.job.clone(), live.attempt, live.declined.clone());
+        let catalogue = self.catalogue.current();
+        let Some(source) = catalogue.source(job.spec.source_id) else {
+            let reason = "its source has been deleted".to_owned();
+            return self.end_unplaced(
+                id,
+                JobError::NoRunnersOnline {
+                    reason,
+                    retry_after: RETRY_OFFLINE,
+                },
+            );
+        };
+        if job.spec.only_runner.is_none() && catalogue.runners_of(source.id).is_empty() {
+            return match location(source) {
+                CredentialsLocation::Managed => self.run_inline(id, job, attempt),
+                CredentialsLocation::RunnerLocal => {
+                    let reason = "its credentials stay with a runner, and no runner is assigned to the source".to_owned();
+                    self.end_unplaced(
+                        id,
+                        JobError::NoRunnersOnline {
+                            reason,
+                            retry_after: RETRY_OFFLINE,
+                        },
+                    );
+                }
+            };
+        }
+        let place = Place {
+            job,
+            attempt,
+            declined,
+        };
+        self.links
+            .place
+            .send(place)
+            .into_actor(self)
+            .map(move |found, act, _| act.on_placed(id, found))
+            .spawn(ctx);
+    }
+
+    fn run_inline(&mut self, id: JobId, job: Arc<Job>, attempt: u32) {
+        if self
+            .links
+            .inline
+            .try_send(Execute { job, attempt })
+            .is_err()
+        {
+            return self.end_unplaced(id, busy());
+        }
+        if let Some(live) = self.jobs.get(id) {
+            live.executor = Some(self.links.cancel_inline.clone());
+        }
+    }
+
+    fn on_placed(
+        &mut self,
+        id: JobId,
+        found: Result<Result<Placement, Unplaceable>, MailboxError>,
+    ) {
+        match found {
+            Ok(Ok(placement)) => {
+                // It may have come back already; then somebody else is being looked for.
+                let Some(live) = self.jobs.get(id) else {
+                    return;
+                };
+                if live.declined.contains(&placement.session_id) {
+                    return;
+                }
+                if let Some(cause) = live.cancelled {
+                    placement
+                        .cancel
+                        .do_send(CancelExecution { job_id: id, cause });
+                }
+                live.executor = Some(placement.cancel);
+            }
+            Ok(Err(unplaceable)) => {
+                let error = self.explain(id, unplaceable);
+                self.end_unplaced(id, error);
+            }
+            Err(_) => self.end_unplaced(id, JobError::Internal),
+        }
+    }
+
+    /// What to tell a caller whose job nobody takes: a runner that declined says more than the table does.
+    fn explain(&mut self, id: JobId, unplaceable: Unplaceable) -> JobError {
+        let last = self.jobs.get(id).and_then(|live| live.last_return);
+        match (unplaceable, last) {
+            (Unplaceable::Busy, _) | (Unplaceable::Offline { .. }, Some(Return::Busy)) => busy(),
+            (Unplaceable::Offline { reason }, None) => JobError::NoRunnersOnline {
+                reason,
+                retry_after: RETRY_OFFLINE,
+            },
+            (Unplaceable::Offline { .. }, Some(why)) => {
+                let reason = match why {
+                    Return::Draining => "its runners are draining",
+                    Return::Unassigned => "its runners do not serve the source any more",
+                    Return::Gone | Return::Busy => "its runners went offline",
+                };
+                JobError::NoRunnersOnline {
+                    reason: reason.to_owned(),
+                    retry_after: RETRY_OFFLINE,
+                }
+            }
+        }
+    }
+
+    /// Ends a job early, wherever it is; answers whether it was still under way.
+    fn cancel(&mut self, id: JobId, cause: CancelCause) -> bool {
+        let Some(live) = self.jobs.get(id) else {
+            return false;
+        };
+        // Noted in any case: should it come back at this moment, it is not placed again.
+        live.cancelled.get_or_insert(cause);
+        match &live.executor {
+            Some(executor) => executor.do_send(CancelExecution { job_id: id, cause }),
+            // It is being placed: the caller hears of it now, whoever gets it as soon as that is known.
+            None => live.job.reply.end(Err(cause.into())),
+        }
+        true
+    }
+
+    /// Ends a job that its executor should have ended and has not: whatever became of that actor, the
+    /// caller gets an answer. Its record is left to the sweeper.
+    fn write_off(&mut self, id: JobId) {
+        let Some(live) = self.jobs.end(id) else {
+            return;
+        };
+        log::error!(job_id:% = id; "job {id} was not ended by whoever executes it, its caller is told that it timed out");
+        live.job.reply.end(Err(JobError::Timeout));
+    }
+
+    /// Ends a job that nobody took, and has that recorded beside the hot path.
+    fn end_unplaced(&mut self, id: JobId, error: JobError) {
+        let Some(live) = self.jobs.end(id) else {
+            return;
+        };
+        self.refuse(&live.job, live.attempt, error);
+    }
+
+    fn refuse(&self, job: &Arc<Job>, attempt: u32, error: JobError) {
+        let record = RecordUnplaced {
+            job: job.clone(),
+            attempt,
+            error: error.clone(),
+            at: self.clock.now(),
+        };
+        job.reply.end(Err(error));
+        // A lost record of a refusal is better than a refusal that waits for its record.
+        if self.links.record_unplaced.try_send(record).is_err() {
+            log::warn!(job_id:% = job.id; "refused job {} is not recorded, the ledger is behind", job.id);
+        }
+    }
+}
+
+fn busy() -> JobError {
+    JobError::RunnersBusy {
+        retry_after: RETRY_BUSY,
+    }
+}
+
+/// A caller's end that was dropped cancels its job.
+pub struct CancelWhenAbandoned(pub Recipient<CancelJob>);
+
+impl Abandonment for CancelWhenAbandoned {
+    fn abandoned(&self, job_id: JobId) {
+        // At most once per accepted job, so bounded by the number of those.
+        self.0.do_send(CancelJob {
+            job_id,
+            cause: CancelCause::CallerGone,
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,53 @@
+//! A job on its way through the actors: what is asked, of which source, until when, and the way back.
+
+use tokio::time::Instant;
+
+use super::reply::ReplySender;
+use crate::clock::UtcTime;
+use crate::ids::{EnvironmentId, JobId, KeyId, OrganisationId, RunnerId, SourceId};
+use crate::protocol::Encoding;
+use crate::query::operation::Operation;
+
+/// What the web layer asks of the control plane.
+#[derive(Debug, Clone)]
+pub struct JobSpec {
+    /// The tenant.
+    pub organisation_id: OrganisationId,
+    /// The tenant's environment.
+    pub environment_id: EnvironmentId,
+    /// The source to query.
+    pub source_id: SourceId,
+    /// The lens it was asked through, for the record.
+    pub lens: Option<String>,
+    /// The key that asked, for the record.
+    pub key_id: Option<KeyId>,
+    /// What to do, in column names.
+    pub operation: Operation,
+    /// How the rows are wanted.
+    pub encoding: Encoding,
+    /// Column → output name, in output order; `None`: columns as they are.
+    pub fields: Option<Vec<(String, String)>>,
+    /// The columns whose values in the last row are wanted back.
+    pub keys: Vec<String>,
+    /// How long it may take; `None`: the source's own timeout, or the default.
+    pub timeout: Option<std::time::Duration>,
+    /// Only this runner will do (to test a source through each of its runners).
+    pub only_runner: Option<RunnerId>,
+}
+
+/// One job that this gateway has accepted.
+#[derive(Debug)]
+pub struct Job {
+    /// Its id, in the store and for the caller.
+    pub id: JobId,
+    /// What was asked.
+    pub spec: JobSpec,
+    /// When it was accepted.
+    pub created_at: UtcTime,
+    /// When it is given up.
+    pub deadline: Instant,
+    /// The same on the wall clock, for the record.
+    pub deadline_at: UtcTime,
+    /// The way back.
+    pub reply: ReplySender,
+}
