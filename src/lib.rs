@@ -83,6 +83,8 @@ pub mod config;
 #[cfg(feature = "gateway")]
 pub mod control;
 pub mod domain;
+#[cfg(feature = "gateway")]
+pub mod gateway;
 pub mod ids;
 pub mod logging;
 #[cfg(feature = "gateway")]
@@ -94,3 +96,5 @@ pub mod runner;
 #[cfg(feature = "gateway")]
 pub mod storage;
 pub mod timing;
+#[cfg(feature = "gateway")]
+pub mod web;

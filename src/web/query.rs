@@ -1,0 +1,219 @@
+//! `POST /v1/query/{lens}` and `/count`: from a request on a lens to a job, and from its reply to a page.
+
+use actix_web::web::{Data, Path};
+use actix_web::{HttpRequest, HttpResponse, post};
+use serde_json::{Map, Value, json};
+
+use super::Front;
+use super::auth::Caller;
+use super::body::Body;
+use super::error::{ApiError, ApiResult, Code};
+use super::job_error::{Audience, job_error};
+use super::reply::{self, Rendering, wanted_encoding};
+use super::request_id::RequestId;
+use crate::control::catalogue::Lens;
+use crate::control::{Finished, JobError, JobSpec, Reply, ReplyStream};
+use crate::protocol::Encoding;
+use crate::query::grants;
+use crate::query::lens::Access;
+use crate::query::operation::Operation;
+use crate::query::plan::{Plan, Planner};
+use crate::query::request::{CountRequest, QueryRequest};
+use crate::query::suggest::did_you_mean;
+use crate::storage::KeyKind;
+
+/// A lens and what the caller may see of it.
+struct Admitted {
+    lens: std::sync::Arc<Lens>,
+    access: Access,
+    caller: Caller,
+}
+
+impl Admitted {
+    fn planner<'a>(&'a self, front: &'a Front) -> Planner<'a> {
+        Planner {
+            environment: self.caller.environment_id,
+            lens_id: self.lens.row.id,
+            lens: &self.lens.definition,
+            access: &self.access,
+            cursors: &front.cursors,
+        }
+    }
+
+    fn spec(&self, operation: Operation, encoding: Encoding) -> JobSpec {
+        JobSpec {
+            organisation_id: self.caller.organisation_id,
+            environment_id: self.caller.environment_id,
+            source_id: self.lens.row.source_id,
+            lens: Some(self.lens.row.name.clone()),
+            key_id: Some(self.caller.key_id),
+            operation,
+            encoding,
+            fields: None,
+            keys: Vec::new(),
+            timeout: None,
+            only_runner: None,
+        }
+    }
+
+    fn audience(&self) -> Audience {
+        Audience::of(self.caller.kind)
+    }
+}
+
+/// Queries a lens.
+///
+/// Answers the rows of one page, or with `Accept: application/x-ndjson` a line per row.
+#[utoipa::path(
+    tag = "query",
+    params(("lens" = String, Path, description = "The lens's name")),
+    request_body = super::types::QueryBody,
+    responses((status = 200, description = "One page of rows", body = super::types::QueryAnswer)),
+    security(("secretKey" = []), ("publishableKey" = []))
+)]
+#[post("/v1/query/{lens}")]
+pub(super) async fn query(
+    request: HttpRequest,
+    front: Data<Front>,
+    name: Path<String>,
+    caller: Caller,
+    request_id: RequestId,
+    body: Body<Value>,
+) -> ApiResult<HttpResponse> {
+    let encoding = wanted_encoding(&request)?;
+    let admitted = admit(&front, caller, &name)?;
+    let asked = QueryRequest::parse(&body.0, &admitted.lens.definition)?;
+    let mut plan = admitted.planner(&front).query(asked)?;
+    let operation = std::mem::replace(&mut plan.operation, nothing());
+    let mut spec = admitted.spec(operation, encoding);
+    spec.fields = Some(plan.fields.clone());
+    spec.keys.clone_from(&plan.keys);
+    let reply = front.gateway.dispatch(spec);
+    let job_id = reply.job_id().to_string();
+    let (lens, audience) = (admitted.lens.row.name.clone(), admitted.audience());
+    let meta =
+        Box::new(move |finished: &Finished| Ok(page_meta(&front, &plan, lens, finished, &job_id)));
+    reply::respond(
+        reply,
+        Rendering {
+            encoding,
+            audience,
+            request_id,
+            meta,
+        },
+    )
+    .await
+}
+
+/// Counts the rows of a lens.
+#[utoipa::path(
+    tag = "query",
+    params(("lens" = String, Path, description = "The lens's name")),
+    request_body = super::types::CountBody,
+    responses((status = 200, description = "The exact number of rows", body = super::types::CountAnswer)),
+    security(("secretKey" = []), ("publishableKey" = []))
+)]
+#[post("/v1/query/{lens}/count")]
+pub(super) async fn count(
+    request: HttpRequest,
+    front: Data<Front>,
+    name: Path<String>,
+    caller: Caller,
+    body: Body<Value>,
+) -> ApiResult<HttpResponse> {
+    let encoding = wanted_encoding(&request)?;
+    let admitted = admit(&front, caller, &name)?;
+    let asked = CountRequest::parse(&body.0, &admitted.lens.definition)?;
+    let operation = admitted.planner(&front).count(asked).operation;
+    let reply = front
+        .gateway
+        .dispatch(admitted.spec(operation, Encoding::Json));
+    let job_id = reply.job_id();
+    let finished = finish(reply, admitted.audience()).await?;
+    let Some(total) = finished.total else {
+        // A runner that somebody else wrote: it said it was done and never said how many.
+        let error = JobError::Source(crate::bridge::BridgeError::QueryFailed(
+            "the runner sent no count".to_owned(),
+        ));
+        return Err(job_error(&error, job_id, admitted.audience()));
+    };
+    let mut response = HttpResponse::Ok();
+    response.insert_header(("x-semilayer-job-id", job_id.to_string()));
+    if encoding == Encoding::Ndjson {
+        return Ok(response
+            .content_type("application/x-ndjson")
+            .body(format!("{}\n", json!({"count": total}))));
+    }
+    let mut meta = Map::new();
+    meta.insert("lens".to_owned(), admitted.lens.row.name.clone().into());
+    meta.extend(reply::common_meta(&finished, &job_id.to_string()));
+    Ok(response.json(json!({"count": total, "meta": meta})))
+}
+
+fn nothing() -> Operation {
+    Operation {
+        kind: crate::query::operation::Kind::Query,
+        target: None,
+        options: Map::new(),
+    }
+}
+
+/// Finds the lens and judges its grants.
+fn admit(front: &Front, caller: Caller, name: &str) -> ApiResult<Admitted> {
+    let catalogue = front.gateway.catalogue.current();
+    let lens = catalogue
+        .lens_named(caller.environment_id, name)
+        .cloned()
+        .ok_or_else(|| {
+            let close = did_you_mean(name, catalogue.lens_names(caller.environment_id));
+            let name: String = name.chars().take(80).collect();
+            ApiError::new(
+                Code::NotFound,
+                format!("there is no lens `{name}` in this environment{close}"),
+            )
+        })?;
+    let judged = match caller.kind {
+        KeyKind::Secret => grants::Caller::Secret,
+        _ => grants::Caller::Publishable { claims: None },
+    };
+    let access = lens
+        .definition
+        .admit(&judged)
+        .map_err(|denied| ApiError::new(Code::AccessDenied, denied.reason))?;
+    Ok(Admitted {
+        lens,
+        access,
+        caller,
+    })
+}
+
+fn page_meta(
+    front: &Front,
+    plan: &Plan,
+    lens: String,
+    finished: &Finished,
+    job_id: &str,
+) -> Map<String, Value> {
+    let mut meta = Map::new();
+    meta.insert("lens".to_owned(), lens.into());
+    meta.extend(reply::common_meta(finished, job_id));
+    if let Some(cursor) = plan.next_cursor(finished.count, finished.last.as_deref(), &front.cursors)
+    {
+        meta.insert("nextCursor".to_owned(), cursor.into());
+    }
+    meta
+}
+
+/// Waits for the end of a job whose rows do not matter.
+async fn finish(mut reply: ReplyStream, audience: Audience) -> ApiResult<Finished> {
+    let job_id = reply.job_id();
+    loop {
+        match reply.next().await {
+            Some(Reply::Rows(_)) => {}
+            Some(Reply::End(end)) => {
+                return end.map_err(|error| job_error(&error, job_id, audience));
+            }
+            None => return Err(job_error(&JobError::Internal, job_id, audience)),
+        }
+    }
+}
