@@ -77,11 +77,15 @@
 //! longer than a minute after its deadline.
 
 pub mod bridge;
+#[cfg(feature = "gateway")]
+pub mod cli;
 pub mod clock;
 #[cfg(feature = "gateway")]
 pub mod config;
 #[cfg(feature = "gateway")]
 pub mod control;
+#[cfg(feature = "gateway")]
+pub mod dev;
 pub mod domain;
 #[cfg(feature = "gateway")]
 pub mod gateway;

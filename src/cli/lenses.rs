@@ -1,0 +1,288 @@
+//! `semilayer lenses …`: name, type and open up single tables of a source.
+
+use clap::{Args, Subcommand};
+use serde_json::{Map, Value, json};
+
+use super::input;
+use super::output::{count, text};
+use super::{CliError, Connection, Session};
+
+/// What to do with lenses.
+#[derive(Debug, Subcommand)]
+pub enum Verb {
+    /// List the lenses of the environment
+    List,
+    /// Show one lens
+    Get {
+        /// Its name or id
+        lens: String,
+    },
+    /// Create a lens from a file, or from the columns of a table
+    Create(Create),
+    /// Change a lens: the fields of a JSON object replace its own
+    Update {
+        /// Its name or id
+        lens: String,
+        /// The changes; `-` reads standard input
+        #[arg(long)]
+        file: String,
+    },
+    /// Delete a lens
+    Delete {
+        /// Its name or id
+        lens: String,
+    },
+}
+
+/// A new lens.
+#[derive(Debug, Args)]
+pub struct Create {
+    /// A name, unique in the environment [default: the one in the file, or the table's]
+    name: Option<String>,
+    /// The whole lens as JSON; `-` reads standard input
+    #[arg(long, conflicts_with_all = ["source", "table", "introspect", "grant"])]
+    file: Option<String>,
+    /// The source, by name or id
+    #[arg(long, required_unless_present = "file")]
+    source: Option<String>,
+    /// The table, `table` or `schema.table`
+    #[arg(long, required_unless_present = "file")]
+    table: Option<String>,
+    /// Make a field of every column of the table
+    #[arg(long, required_unless_present = "file")]
+    introspect: bool,
+    /// Who may query it with a `pk_` key: `public` or `authenticated` [default: nobody]
+    #[arg(long)]
+    grant: Option<String>,
+}
+
+/// Carries out one verb.
+pub(super) async fn run(connection: Connection, verb: Verb) -> Result<(), CliError> {
+    let session = Session::new(connection)?;
+    let environment = session.in_environment();
+    match verb {
+        Verb::List => list(&session).await,
+        Verb::Get { lens } => session.output.value(
+            &session
+                .client
+                .get(&["v1", "lenses", &lens], &environment)
+                .await?,
+        ),
+        Verb::Create(create) => self::create(&session, create).await,
+        Verb::Update { lens, file } => {
+            let body = input::json_file(&file)?;
+            let updated = session
+                .client
+                .patch(&["v1", "lenses", &lens], &environment, &body)
+                .await?;
+            session
+                .output
+                .done(&format!("lens {lens} updated"), &updated)
+        }
+        Verb::Delete { lens } => {
+            let deleted = session
+                .client
+                .delete(&["v1", "lenses", &lens], &environment)
+                .await?;
+            session
+                .output
+                .done(&format!("lens {lens} deleted"), &deleted)
+        }
+    }
+}
+
+async fn list(session: &Session) -> Result<(), CliError> {
+    let lenses = session
+        .client
+        .list(&["v1", "lenses"], &session.in_environment(), usize::MAX)
+        .await?;
+    session.output.list(
+        lenses,
+        &[
+            ("ID", |lens| text(lens, "id")),
+            ("NAME", |lens| text(lens, "name")),
+            ("SOURCE", |lens| text(lens, "sourceId")),
+            ("TABLE", |lens| text(lens, "table")),
+            ("FIELDS", |lens| count(lens, "fields")),
+        ],
+        "no lenses yet: `semilayer lenses create --source <source> --table <table> --introspect` makes one",
+    )
+}
+
+async fn create(session: &Session, create: Create) -> Result<(), CliError> {
+    let environment = session.in_environment();
+    let lens = match (&create.file, &create.source, &create.table) {
+        (Some(file), _, _) => {
+            let mut lens = input::json_file(file)?;
+            if let (Some(name), Some(lens)) = (&create.name, lens.as_object_mut()) {
+                lens.insert("name".into(), json!(name));
+            }
+            lens
+        }
+        (None, Some(source), Some(table)) => {
+            let source = session
+                .client
+                .get(&["v1", "sources", source], &environment)
+                .await?;
+            let id = text(&source, "id");
+            let target = session
+                .client
+                .get(&["v1", "sources", &id, "targets", table], &environment)
+                .await?;
+            let name = create
+                .name
+                .as_deref()
+                .unwrap_or_else(|| table.rsplit('.').next().unwrap_or(table));
+            let mut lens = lens_of_target(name, &id, table, &target)?;
+            if let (Some(grant), Some(lens)) = (&create.grant, lens.as_object_mut()) {
+                lens.insert("grants".into(), json!({ "query": grant }));
+            }
+            lens
+        }
+        _ => {
+            return Err(CliError::usage(
+                "name a --file, or a --source and a --table with --introspect",
+            ));
+        }
+    };
+    let created = session
+        .client
+        .post(&["v1", "lenses"], &environment, &lens)
+        .await?;
+    let name = text(&created, "name");
+    session.output.done(
+        &format!("lens {name} created; `semilayer query {name}` reads it"),
+        &created,
+    )
+}
+
+/// The lens that shows every column of an introspected table under its own name.
+pub fn lens_of_target(
+    name: &str,
+    source_id: &str,
+    table: &str,
+    target: &Value,
+) -> Result<Value, CliError> {
+    let columns = target["columns"]
+        .as_array()
+        .filter(|columns| !columns.is_empty());
+    let columns = columns.ok_or_else(|| {
+        CliError::Failed(format!("table {table} has no columns that can be read"))
+    })?;
+    let key = columns
+        .iter()
+        .find(|column| column["primaryKey"] == json!(true));
+    let key = key.ok_or_else(|| {
+        CliError::Failed(format!(
+            "table {table} has no primary key; write the lens into a file and use --file"
+        ))
+    })?;
+    let fields = columns.iter().map(|column| {
+        (
+            text(column, "name"),
+            json!({ "type": field_type(&text(column, "type")) }),
+        )
+    });
+    Ok(json!({
+        "name": name,
+        "sourceId": source_id,
+        "table": table,
+        "primaryKey": key["name"],
+        "fields": Map::from_iter(fields),
+        "grants": {},
+    }))
+}
+
+/// The type of a lens's field for a database's own type, e.g. `number` for `numeric(10,2)`.
+fn field_type(native: &str) -> &'static str {
+    let native = native.to_ascii_lowercase();
+    let is = |names: &[&str]| names.iter().any(|name| native.starts_with(name));
+    if native.ends_with("[]") || is(&["json", "_"]) {
+        "json"
+    } else if is(&["bool"]) || native == "tinyint(1)" {
+        "boolean"
+    } else if is(&["interval"]) {
+        "text"
+    } else if is(&[
+        "int",
+        "bigint",
+        "smallint",
+        "mediumint",
+        "tinyint",
+        "serial",
+        "bigserial",
+        "numeric",
+        "decimal",
+        "real",
+        "double",
+        "float",
+        "number",
+        "year",
+        "oid",
+    ]) {
+        "number"
+    } else if is(&["date", "timestamp"]) {
+        "date"
+    } else {
+        "text"
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_table_becomes_a_lens_with_a_field_per_column() {
+        let target = json!({ "name": "orders", "columns": [
+            { "name": "id", "type": "INTEGER", "primaryKey": true },
+            { "name": "total", "type": "numeric(10,2)" },
+            { "name": "placed_at", "type": "timestamp with time zone" },
+            { "name": "paid", "type": "boolean" },
+            { "name": "note", "type": "TEXT" },
+        ]});
+        let lens = lens_of_target("orders", "0190", "public.orders", &target).unwrap();
+        assert_eq!(lens["primaryKey"], "id");
+        assert_eq!(
+            lens["fields"],
+            json!({
+                "id": { "type": "number" },
+                "total": { "type": "number" },
+                "placed_at": { "type": "date" },
+                "paid": { "type": "boolean" },
+                "note": { "type": "text" },
+            })
+        );
+    }
+
+    #[test]
+    fn native_types_find_their_field_type() {
+        for (native, expected) in [
+            ("bigint unsigned", "number"),
+            ("int4", "number"),
+            ("double precision", "number"),
+            ("tinyint(1)", "boolean"),
+            ("tinyint(4)", "number"),
+            ("jsonb", "json"),
+            ("text[]", "json"),
+            ("date", "date"),
+            ("datetime(6)", "date"),
+            ("time", "text"),
+            ("interval", "text"),
+            ("uuid", "text"),
+            ("bytea", "text"),
+            ("character varying(80)", "text"),
+        ] {
+            assert_eq!(field_type(native), expected, "{native}");
+        }
+    }
+
+    #[test]
+    fn a_table_without_a_key_is_not_guessed_at() {
+        let target = json!({ "columns": [{ "name": "a", "type": "text" }] });
+        let error = lens_of_target("t", "0190", "t", &target)
+            .unwrap_err()
+            .to_string();
+        assert!(error.contains("no primary key"), "{error}");
+    }
+}
