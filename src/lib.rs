@@ -100,5 +100,6 @@ pub mod runner;
 #[cfg(feature = "gateway")]
 pub mod storage;
 pub mod timing;
+pub mod tls;
 #[cfg(feature = "gateway")]
 pub mod web;

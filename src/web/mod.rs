@@ -34,11 +34,9 @@ use secrecy::{ExposeSecret as _, SecretString};
 use self::client::{FailureThrottle, TrustedProxies};
 use self::error::{ApiError, Code};
 use crate::control::ControlPlane;
+use crate::domain::sealing::label;
 use crate::domain::tokens;
 use crate::query::cursor::CursorKeys;
-
-/// What the key of cursors is derived from the master key under.
-const CURSOR_LABEL: &str = "semilayer cursor";
 
 /// Who may do what at the front door, from the configuration.
 #[derive(Debug, Clone, Default)]
@@ -64,8 +62,8 @@ impl Front {
     /// Puts the front door before a control plane.
     pub fn new(gateway: ControlPlane, access: Access) -> Self {
         let cursors = CursorKeys::new(
-            gateway.sealer.derive(CURSOR_LABEL),
-            gateway.sealer.derive_previous(CURSOR_LABEL),
+            gateway.sealer.derive(label::CURSORS),
+            gateway.sealer.derive_previous(label::CURSORS),
         );
         Self {
             gateway,
