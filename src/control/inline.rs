@@ -119,7 +119,7 @@ impl Actor for InlineExecutor {
 impl Handler<Execute> for InlineExecutor {
     type Result = ();
 
-    fn handle(&mut self, Execute { job, attempt }: Execute, ctx: &mut Self::Context) {
+    fn handle(&mut self, Execute { job, attempt, .. }: Execute, ctx: &mut Self::Context) {
         if self.running.len() >= CAPACITY {
             return self.refuse(job, attempt);
         }

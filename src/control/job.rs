@@ -1,15 +1,19 @@
 //! A job on its way through the actors: what is asked, of which source, until when, and the way back.
 
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
 use super::reply::ReplySender;
 use crate::clock::UtcTime;
-use crate::ids::{EnvironmentId, JobId, KeyId, OrganisationId, RunnerId, SourceId};
+use crate::ids::{EnvironmentId, JobId, KeyId, OrganisationId, RunnerId, SessionId, SourceId};
 use crate::protocol::Encoding;
 use crate::query::operation::Operation;
 
 /// What the web layer asks of the control plane.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub struct JobSpec {
     /// The tenant.
     pub organisation_id: OrganisationId,
@@ -30,9 +34,14 @@ pub struct JobSpec {
     /// The columns whose values in the last row are wanted back.
     pub keys: Vec<String>,
     /// How long it may take; `None`: the source's own timeout, or the default.
-    pub timeout: Option<std::time::Duration>,
+    pub timeout: Option<Duration>,
     /// Only this runner will do (to test a source through each of its runners).
     pub only_runner: Option<RunnerId>,
+    /// How long it may wait for a runner that can take it, before its caller is told that there is none.
+    pub wait: Duration,
+    /// Whether it may be tried once more, on another runner, when its runner is lost before the caller was
+    /// sent anything.
+    pub retry: bool,
 }
 
 /// One job that this gateway has accepted.
@@ -42,6 +51,8 @@ pub struct Job {
     pub id: JobId,
     /// What was asked.
     pub spec: JobSpec,
+    /// Another gateway accepted it and chose this session: it is executed there or given back.
+    pub only_session: Option<SessionId>,
     /// When it was accepted.
     pub created_at: UtcTime,
     /// When it is given up.

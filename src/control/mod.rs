@@ -265,6 +265,7 @@ impl ControlPlane {
         let job = Arc::new(Job {
             id,
             spec,
+            only_session: None,
             created_at,
             deadline: Instant::now() + timeout,
             deadline_at: created_at.plus(timeout),

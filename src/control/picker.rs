@@ -284,6 +284,7 @@ impl Picker {
             let offer = Execute {
                 job: job.clone(),
                 attempt,
+                session_id: Some(session_id),
             };
             match execute.try_send(offer) {
                 Ok(()) => {

@@ -181,12 +181,15 @@ impl World {
             keys: Vec::new(),
             timeout: Some(timeout),
             only_runner: None,
+            wait: std::time::Duration::ZERO,
+            retry: false,
         };
         let deadline = tokio::time::Instant::now() + timeout;
         (
             Arc::new(Job {
                 id,
                 spec,
+                only_session: None,
                 created_at: now,
                 deadline,
                 deadline_at: now.plus(timeout),

@@ -1,9 +1,11 @@
 //! One operation on a source, in the source's own names: what a job carries and a bridge executes.
 
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 /// What a job asks of a source.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub enum Kind {
     /// Rows of a table.
     Query,
@@ -65,7 +67,7 @@ impl Kind {
 }
 
 /// One operation, its options still in the grammar of the protocol.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Operation {
     /// What to do.
     pub kind: Kind,

@@ -136,6 +136,8 @@ async fn dispatch(
         keys: Vec::new(),
         timeout: asked.deadline_ms.map(timeout).transpose()?,
         only_runner: None,
+        wait: std::time::Duration::ZERO,
+        retry: false,
     };
     let reply = front.gateway.dispatch(spec);
     let job_id = reply.job_id().to_string();

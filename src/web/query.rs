@@ -53,6 +53,8 @@ impl Admitted {
             keys: Vec::new(),
             timeout: None,
             only_runner: None,
+            wait: std::time::Duration::ZERO,
+            retry: false,
         }
     }
 

@@ -1087,6 +1087,8 @@ async fn a_job_that_is_cancelled_is_shown_as_cancelled() {
         keys: Vec::new(),
         timeout: None,
         only_runner: None,
+        wait: std::time::Duration::ZERO,
+        retry: false,
     });
     let id = reply.job_id();
     let path = format!("/v1/jobs/{id}");

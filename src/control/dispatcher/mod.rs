@@ -280,7 +280,11 @@ impl Dispatcher {
         if self
             .links
             .inline
-            .try_send(Execute { job, attempt })
+            .try_send(Execute {
+                job,
+                attempt,
+                session_id: None,
+            })
             .is_err()
         {
             return self.end_unplaced(id, busy());

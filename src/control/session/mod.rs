@@ -77,7 +77,8 @@ impl FrameReceived {
 #[rtype(result = "()")]
 pub struct SocketClosed;
 
-/// Take this job. Sent by the picker, with `try_send`.
+/// Take this job. Sent by the picker to the session or to the link with the peer that holds it, with
+/// `try_send`; and by the dispatcher to the inline executor.
 #[derive(Message)]
 #[rtype(result = "()")]
 pub struct Execute {
@@ -85,6 +86,8 @@ pub struct Execute {
     pub job: Arc<Job>,
     /// Which attempt at it this is, from 1.
     pub attempt: u32,
+    /// The session that was chosen; none: the gateway itself.
+    pub session_id: Option<SessionId>,
 }
 
 /// End this job early, if it is here. Sent by the dispatcher.
@@ -391,7 +394,7 @@ impl Handler<SocketClosed> for RunnerSession {
 impl Handler<Execute> for RunnerSession {
     type Result = ();
 
-    fn handle(&mut self, Execute { job, attempt }: Execute, ctx: &mut Self::Context) {
+    fn handle(&mut self, Execute { job, attempt, .. }: Execute, ctx: &mut Self::Context) {
         self.on_execute(job, attempt, ctx);
     }
 }

@@ -162,6 +162,7 @@ impl Rig {
             .send(Execute {
                 job: job.clone(),
                 attempt: 1,
+                session_id: None,
             })
             .await
             .unwrap();
@@ -364,6 +365,7 @@ async fn a_job_whose_frame_never_left_goes_back_for_a_next_attempt() {
     rig.session.do_send(Execute {
         job: job.clone(),
         attempt: 1,
+        session_id: None,
     });
     rig.session.do_send(SocketClosed);
     eventually("the job comes back", || rig.returned.len() == 1).await;
@@ -404,7 +406,14 @@ async fn a_full_session_declines_and_claims_nothing() {
     let (_, _reply, _) = rig.execute().await;
     rig.claims.take();
     let (job, _second) = rig.world.job(Duration::from_secs(30));
-    rig.session.send(Execute { job, attempt: 1 }).await.unwrap();
+    rig.session
+        .send(Execute {
+            job,
+            attempt: 1,
+            session_id: None,
+        })
+        .await
+        .unwrap();
     eventually("the job comes back", || rig.returned.len() == 1).await;
     let returned = rig.returned.take().remove(0);
     assert_eq!(
@@ -419,7 +428,14 @@ async fn a_claim_that_somebody_else_won_is_not_sent() {
     let rig = Rig::with_claims(|_| Ok(false)).await;
     rig.hello(2, 8).await;
     let (job, _reply) = rig.world.job(Duration::from_secs(30));
-    rig.session.send(Execute { job, attempt: 1 }).await.unwrap();
+    rig.session
+        .send(Execute {
+            job,
+            attempt: 1,
+            session_id: None,
+        })
+        .await
+        .unwrap();
     eventually("the job is settled", || rig.settled.len() == 1).await;
     assert!(rig.frames().iter().all(|frame| frame["type"] != "job"));
 }
@@ -429,7 +445,14 @@ async fn a_claim_without_an_answer_is_never_sent_and_the_caller_hears_503() {
     let rig = Rig::with_claims(|_| Err(StoreError::Unavailable("gone".into()))).await;
     rig.hello(2, 8).await;
     let (job, mut reply) = rig.world.job(Duration::from_secs(30));
-    rig.session.send(Execute { job, attempt: 1 }).await.unwrap();
+    rig.session
+        .send(Execute {
+            job,
+            attempt: 1,
+            session_id: None,
+        })
+        .await
+        .unwrap();
     assert_eq!(
         end(&mut reply).await.unwrap_err(),
         JobError::StoreUnavailable
@@ -456,6 +479,7 @@ async fn a_cancel_reaches_the_runner_and_one_during_the_claim_sends_nothing() {
     rig.session.do_send(Execute {
         job: job.clone(),
         attempt: 1,
+        session_id: None,
     });
     rig.session.do_send(CancelExecution {
         job_id: job.id,
@@ -576,6 +600,7 @@ async fn a_job_behind_the_end_of_the_socket_is_given_back_and_not_lost() {
     rig.session.do_send(Execute {
         job: job.clone(),
         attempt: 1,
+        session_id: None,
     });
     eventually("the job comes back", || rig.returned.len() == 1).await;
     let returned = rig.returned.take().remove(0);
@@ -647,7 +672,11 @@ async fn a_claim_that_comes_after_the_runner_said_draining_goes_elsewhere() {
     let rig = Rig::new().await;
     rig.hello(2, 8).await;
     let (job, _reply) = rig.world.job(Duration::from_secs(30));
-    rig.session.do_send(Execute { job, attempt: 1 });
+    rig.session.do_send(Execute {
+        job,
+        attempt: 1,
+        session_id: None,
+    });
     rig.session.do_send(FrameReceived::Text(
         json!({"type": "draining"}).to_string().into(),
     ));

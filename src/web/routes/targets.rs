@@ -238,6 +238,8 @@ async fn ask<T: DeserializeOwned>(
         keys: Vec::new(),
         timeout: None,
         only_runner: question.runner,
+        wait: std::time::Duration::ZERO,
+        retry: false,
     };
     let mut stream = front.gateway.dispatch(spec);
     let failed = |error: &JobError, stream: &ReplyStream| {
