@@ -1,4 +1,6 @@
+DROP TABLE job_results;
 DROP TABLE runner_jobs;
+DROP TABLE tombstones;
 DROP TABLE runner_sessions;
 DROP TABLE gateways;
 DROP TABLE keys;

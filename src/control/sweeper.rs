@@ -150,11 +150,12 @@ mod tests {
                 request: None,
                 routing: None,
             },
+            holder: world.gateway,
             placement: None,
         };
         let won = world
             .store
-            .job_claim_sync(world.gateway, (0..JOBS).map(claim).collect(), created_at)
+            .job_claim_sync((0..JOBS).map(claim).collect(), created_at)
             .await
             .unwrap();
         assert_eq!(won.len(), JOBS as usize);

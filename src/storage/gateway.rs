@@ -50,7 +50,7 @@ const RENEW: Texts = Texts {
 impl Store {
     /// Announces a gateway.
     pub async fn gateway_register(&self, gateway: Gateway) -> Result<(), StoreError> {
-        unit!(self, Write, connection => {
+        unit!(self, Change, connection => {
             diesel::insert_into(gateways::table).values(&gateway).execute(connection).await?;
             Ok(())
         })
@@ -76,7 +76,7 @@ impl Store {
     /// Removes a gateway that has ended in good order: its sessions go, and what it held is settled.
     pub async fn gateway_leave(&self, id: GatewayId, now: UtcTime) -> Result<Settled, StoreError> {
         let settling = Settling::of(id, now)?;
-        unit!(self, Transaction, connection => {
+        unit!(self, Change, connection => {
             diesel::delete(gateways::table.find(id)).execute(connection).await?;
             Ok(settle!(settling, connection))
         })
@@ -91,7 +91,7 @@ impl Store {
         now: UtcTime,
     ) -> Result<Option<Settled>, StoreError> {
         let settling = Settling::of(id, now)?;
-        unit!(self, Transaction, connection => {
+        unit!(self, Change, connection => {
             let still = gateways::table.find(id).filter(gateways::renewals.eq(renewals));
             if diesel::delete(still).execute(connection).await? == 0 {
                 return Ok(None);
@@ -109,7 +109,7 @@ impl Store {
         now: UtcTime,
     ) -> Result<Settled, StoreError> {
         let settling = Settling::of_all_but(own, now)?;
-        unit!(self, Transaction, connection => {
+        unit!(self, Change, connection => {
             diesel::delete(gateways::table.filter(gateways::id.ne(own))).execute(connection).await?;
             Ok(settle!(settling, connection))
         })

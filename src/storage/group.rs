@@ -6,6 +6,7 @@ use diesel_async::RunQueryDsl;
 use super::error::Violation;
 use super::organisation::found;
 use super::schema::runner_groups;
+use super::tombstone::{TombstoneKind, bury};
 use super::types::GroupDispatch;
 use super::{Page, Store, StoreError, unit};
 use crate::clock::UtcTime;
@@ -40,7 +41,7 @@ impl Store {
         new: NewRunnerGroup,
         now: UtcTime,
     ) -> Result<RunnerGroup, StoreError> {
-        unit!(self, Write, connection => {
+        unit!(self, Change, connection => {
             diesel::insert_into(runner_groups::table)
                 .values((
                     runner_groups::id.eq(new.id),
@@ -80,11 +81,14 @@ impl Store {
         &self,
         organisation: OrganisationId,
         id: GroupId,
+        now: UtcTime,
     ) -> Result<(), StoreError> {
-        unit!(self, Write, connection => {
+        unit!(self, Change, connection => {
             let target = runner_groups::table.find(id).filter(runner_groups::organisation_id.eq(organisation));
             let deleted = diesel::delete(target).execute(connection).await;
-            found(deleted.if_bound("the group still has runners")?)
+            found(deleted.if_bound("the group still has runners")?)?;
+            bury!(connection, TombstoneKind::Group, id, now);
+            Ok(())
         })
     }
 }

@@ -66,7 +66,7 @@ impl Store {
     ///
     /// A runner's keys come from [`Store::runner_create`] and [`Store::runner_rotate`].
     pub async fn key_create(&self, new: NewKey) -> Result<Key, StoreError> {
-        unit!(self, Transaction, connection => {
+        unit!(self, Change, connection => {
             if let Some(environment) = new.environment_id {
                 environments::table
                     .find(environment)
@@ -121,7 +121,7 @@ impl Store {
         id: KeyId,
         now: UtcTime,
     ) -> Result<Changed<Key>, StoreError> {
-        unit!(self, Transaction, connection => {
+        unit!(self, Change, connection => {
             let target = keys::table.find(id).filter(keys::organisation_id.eq(organisation));
             let revoked = diesel::update(target.filter(keys::revoked_at.is_null()))
                 .set((keys::revoked_at.eq(now), keys::changed_at.eq(now)))

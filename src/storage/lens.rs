@@ -7,6 +7,7 @@ use serde_json::Value;
 use super::error::Violation;
 use super::organisation::found;
 use super::schema::{lenses, sources};
+use super::tombstone::{TombstoneKind, bury};
 use super::{Page, Store, StoreError, unit};
 use crate::clock::UtcTime;
 use crate::ids::{EnvironmentId, LensId, SourceId};
@@ -99,7 +100,7 @@ impl Store {
         new: NewLens,
         now: UtcTime,
     ) -> Result<Lens, StoreError> {
-        unit!(self, Transaction, connection => {
+        unit!(self, Change, connection => {
             check_source!(connection, environment, new.source_id);
             diesel::insert_into(lenses::table)
                 .values((
@@ -178,7 +179,7 @@ impl Store {
             relations,
             changed_at: now,
         };
-        unit!(self, Transaction, connection => {
+        unit!(self, Change, connection => {
             if let Some(source) = columns.source_id {
                 check_source!(connection, environment, source);
             }
@@ -196,9 +197,12 @@ impl Store {
         &self,
         environment: EnvironmentId,
         id: LensId,
+        now: UtcTime,
     ) -> Result<(), StoreError> {
-        unit!(self, Write, connection => {
-            found(diesel::delete(own!(environment, id)).execute(connection).await?)
+        unit!(self, Change, connection => {
+            found(diesel::delete(own!(environment, id)).execute(connection).await?)?;
+            bury!(connection, TombstoneKind::Lens, id, now);
+            Ok(())
         })
     }
 }

@@ -21,6 +21,9 @@ const LOCK: i64 = 0x5e31_1a7e;
 const TUNE: &str = "ALTER TABLE runner_jobs SET (fillfactor = 70, autovacuum_vacuum_scale_factor = 0.02, \
                     autovacuum_vacuum_insert_scale_factor = 0.05, autovacuum_analyze_scale_factor = 0.02); \
                     ALTER TABLE runner_sessions SET (fillfactor = 50); \
+                    ALTER TABLE runners SET (fillfactor = 70); \
+                    ALTER TABLE job_results SET (autovacuum_vacuum_scale_factor = 0.02); \
+                    ALTER TABLE job_results ALTER COLUMN sealed SET STORAGE EXTERNAL; \
                     ALTER TABLE gateways SET (fillfactor = 50)";
 
 /// Which way to go.

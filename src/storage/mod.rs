@@ -16,6 +16,7 @@ mod group;
 mod jobs;
 mod key;
 mod lens;
+mod listen;
 mod migrations;
 mod organisation;
 mod postgres;
@@ -26,6 +27,7 @@ mod session;
 mod source;
 mod sqlite;
 mod tls;
+mod tombstone;
 mod types;
 
 #[cfg(test)]
@@ -36,20 +38,25 @@ use std::fmt;
 use diesel_async::RunQueryDsl;
 use tokio::runtime::Handle;
 
-pub use catalogue::Catalogue;
+pub use catalogue::{Catalogue, Changes};
 pub use error::{Cause, StoreError};
 pub use gateway::Gateway;
 pub use group::{NewRunnerGroup, RunnerGroup};
 pub use jobs::{
-    Finish, Job, JobFilter, Mark, NewJob, Placement, ReadBack, Requeue, Settled, SyncClaim,
+    Finish, Idempotency, Job, JobFilter, JobResult, Mark, NewJob, NewResult, NewSubmission,
+    Placement, ReadBack, Release, Requeue, Settled, Submitted, Supersede, SyncClaim,
 };
 pub use key::{Key, NewKey};
 pub use lens::{Lens, LensChange, NewLens};
+pub use listen::Listener;
 pub use organisation::{Environment, Organisation};
 pub use runner::{Assignment, NewRunner, Rotation, Runner, RunnerChange};
 pub use session::{Session, Touch};
 pub use source::{NewSource, Source, SourceChange};
-pub use types::{Deployment, GroupDispatch, KeyKind, Role, StoredCredentials};
+pub use tombstone::Tombstone;
+pub use types::{
+    Deployment, GroupDispatch, KeyKind, Role, SessionState, StoredCredentials, TombstoneKind,
+};
 
 use postgres::Postgres;
 use run::unit;

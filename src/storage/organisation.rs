@@ -6,6 +6,7 @@ use diesel_async::RunQueryDsl;
 use super::error::Violation;
 use super::key::{KEY_TAKEN, NewKey};
 use super::schema::{environments, keys, organisations};
+use super::tombstone::{TombstoneKind, bury};
 use super::{Page, Store, StoreError, unit};
 use crate::clock::UtcTime;
 use crate::ids::{EnvironmentId, OrganisationId};
@@ -38,9 +39,9 @@ const ENVIRONMENT_TAKEN: &str = "an environment with this slug exists already";
 impl Store {
     /// Adds an organisation.
     pub async fn organisation_create(&self, new: Organisation) -> Result<Organisation, StoreError> {
-        unit!(self, Write, connection => {
+        unit!(self, Change, connection => {
             diesel::insert_into(organisations::table)
-                .values(&new)
+                .values((&new, organisations::changed_at.eq(new.created_at)))
                 .execute(connection)
                 .await
                 .if_taken(ORGANISATION_TAKEN)?;
@@ -55,13 +56,16 @@ impl Store {
         environment: Environment,
         key: NewKey,
     ) -> Result<Organisation, StoreError> {
-        unit!(self, Transaction, connection => {
+        unit!(self, Change, connection => {
             diesel::insert_into(organisations::table)
-                .values(&new)
+                .values((&new, organisations::changed_at.eq(new.created_at)))
                 .execute(connection)
                 .await
                 .if_taken(ORGANISATION_TAKEN)?;
-            diesel::insert_into(environments::table).values(&environment).execute(connection).await?;
+            diesel::insert_into(environments::table)
+                .values((&environment, environments::changed_at.eq(environment.created_at)))
+                .execute(connection)
+                .await?;
             diesel::insert_into(keys::table).values(&key).execute(connection).await.if_taken(KEY_TAKEN)?;
             Ok(new)
         })
@@ -94,28 +98,36 @@ impl Store {
         &self,
         id: OrganisationId,
         name: String,
+        now: UtcTime,
     ) -> Result<Organisation, StoreError> {
-        unit!(self, Write, connection => {
-            let renamed = diesel::update(organisations::table.find(id)).set(organisations::name.eq(name));
+        unit!(self, Change, connection => {
+            let renamed = diesel::update(organisations::table.find(id))
+                .set((organisations::name.eq(name), organisations::changed_at.eq(now)));
             Ok(renamed.returning(Organisation::as_returning()).get_result(connection).await?)
         })
     }
 
     /// Removes an organisation that has nothing left but its keys.
-    pub async fn organisation_delete(&self, id: OrganisationId) -> Result<(), StoreError> {
-        unit!(self, Write, connection => {
+    pub async fn organisation_delete(
+        &self,
+        id: OrganisationId,
+        now: UtcTime,
+    ) -> Result<(), StoreError> {
+        unit!(self, Change, connection => {
             let deleted = diesel::delete(organisations::table.find(id)).execute(connection).await;
-            found(deleted.if_bound("the organisation still has environments, runners or groups")?)
+            found(deleted.if_bound("the organisation still has environments, runners or groups")?)?;
+            bury!(connection, TombstoneKind::Organisation, id, now);
+            Ok(())
         })
     }
 
     /// Adds an environment.
     pub async fn environment_create(&self, new: Environment) -> Result<Environment, StoreError> {
-        unit!(self, Transaction, connection => {
+        unit!(self, Change, connection => {
             // Asked, rather than left to the foreign key, whose complaint does not say which.
             organisations::table.find(new.organisation_id).select(organisations::id).first::<OrganisationId>(connection).await?;
             diesel::insert_into(environments::table)
-                .values(&new)
+                .values((&new, environments::changed_at.eq(new.created_at)))
                 .execute(connection)
                 .await
                 .if_taken(ENVIRONMENT_TAKEN)?;
@@ -159,11 +171,16 @@ impl Store {
         organisation: OrganisationId,
         id: EnvironmentId,
         slug: String,
+        now: UtcTime,
     ) -> Result<Environment, StoreError> {
-        unit!(self, Write, connection => {
+        unit!(self, Change, connection => {
             let target = environments::table.find(id).filter(environments::organisation_id.eq(organisation));
-            let renamed = diesel::update(target).set(environments::slug.eq(slug)).returning(Environment::as_returning());
-            renamed.get_result(connection).await.if_taken(ENVIRONMENT_TAKEN)
+            diesel::update(target)
+                .set((environments::slug.eq(slug), environments::changed_at.eq(now)))
+                .returning(Environment::as_returning())
+                .get_result(connection)
+                .await
+                .if_taken(ENVIRONMENT_TAKEN)
         })
     }
 
@@ -172,11 +189,14 @@ impl Store {
         &self,
         organisation: OrganisationId,
         id: EnvironmentId,
+        now: UtcTime,
     ) -> Result<(), StoreError> {
-        unit!(self, Write, connection => {
+        unit!(self, Change, connection => {
             let target = environments::table.find(id).filter(environments::organisation_id.eq(organisation));
             let deleted = diesel::delete(target).execute(connection).await;
-            found(deleted.if_bound("the environment still has sources or lenses")?)
+            found(deleted.if_bound("the environment still has sources or lenses")?)?;
+            bury!(connection, TombstoneKind::Environment, id, now);
+            Ok(())
         })
     }
 
@@ -196,20 +216,23 @@ impl Store {
             slug: "development".into(),
             created_at: now,
         };
-        unit!(self, Transaction, connection => {
+        unit!(self, Change, connection => {
             let any = organisations::table.select(organisations::id).limit(1);
             if any.first::<OrganisationId>(connection).await.optional()?.is_some() {
                 return Ok(());
             }
             // Whoever comes second waits here for the first, and then has nothing to add.
             let added = diesel::insert_into(organisations::table)
-                .values(&organisation)
+                .values((&organisation, organisations::changed_at.eq(now)))
                 .on_conflict(organisations::slug)
                 .do_nothing()
                 .execute(connection)
                 .await?;
             if added == 1 {
-                diesel::insert_into(environments::table).values(&environment).execute(connection).await?;
+                diesel::insert_into(environments::table)
+                    .values((&environment, environments::changed_at.eq(now)))
+                    .execute(connection)
+                    .await?;
             }
             Ok(())
         })

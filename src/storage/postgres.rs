@@ -226,6 +226,8 @@ where
             };
         }
         Mode::Transaction => "BEGIN",
+        // Delivered when it commits, and never if it does not.
+        Mode::Change => "BEGIN; NOTIFY semilayer_changes",
         Mode::Snapshot => "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY",
     };
     Transactions::begin_transaction_sql(connection, begin).await?;

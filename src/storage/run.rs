@@ -15,6 +15,10 @@ pub(super) enum Mode {
     Write,
     /// Several statements that happen together or not at all.
     Transaction,
+    /// The same, of what other gateways keep in memory: on PostgreSQL they are told, in the same transaction.
+    ///
+    /// Telling makes commits wait for each other, so nothing that happens once per job does it.
+    Change,
     /// Several reads of the same moment.
     Snapshot,
 }

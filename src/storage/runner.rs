@@ -7,6 +7,7 @@ use super::error::Violation;
 use super::key::{KEY_TAKEN, Key, NewKey};
 use super::organisation::found;
 use super::schema::{environments, keys, runner_assignments, runner_groups, runners, sources};
+use super::tombstone::{TombstoneKind, bury, unbury};
 use super::types::{Deployment, KeyKind};
 use super::{Changed, Page, Store, StoreError, unit};
 use crate::clock::UtcTime;
@@ -87,6 +88,11 @@ pub struct Assignment {
 
 const NAME_TAKEN: &str = "a runner of this name exists already";
 
+/// What a tombstone calls an assignment; the only thing that may come back under the name of a deleted one.
+fn pair(runner: RunnerId, source: SourceId) -> String {
+    format!("{runner}/{source}")
+}
+
 /// The runner, if it belongs to the organisation.
 macro_rules! own {
     ($organisation:expr, $id:expr) => {
@@ -120,7 +126,7 @@ impl Store {
         key: NewKey,
         now: UtcTime,
     ) -> Result<Runner, StoreError> {
-        unit!(self, Transaction, connection => {
+        unit!(self, Change, connection => {
             check_group!(connection, organisation, new.group_id);
             let runner = diesel::insert_into(runners::table)
                 .values((
@@ -179,7 +185,7 @@ impl Store {
         change: RunnerChange,
         now: UtcTime,
     ) -> Result<Runner, StoreError> {
-        unit!(self, Transaction, connection => {
+        unit!(self, Change, connection => {
             check_group!(connection, organisation, change.group_id.flatten());
             let RunnerChange { name, group_id, tainted_at, drained_at } = change;
             diesel::update(own!(organisation, id))
@@ -196,9 +202,12 @@ impl Store {
         &self,
         organisation: OrganisationId,
         id: RunnerId,
+        now: UtcTime,
     ) -> Result<(), StoreError> {
-        unit!(self, Write, connection => {
-            found(diesel::delete(own!(organisation, id)).execute(connection).await?)
+        unit!(self, Change, connection => {
+            found(diesel::delete(own!(organisation, id)).execute(connection).await?)?;
+            bury!(connection, TombstoneKind::Runner, id, now);
+            Ok(())
         })
     }
 
@@ -209,7 +218,7 @@ impl Store {
         id: RunnerId,
         now: UtcTime,
     ) -> Result<Changed<Runner>, StoreError> {
-        unit!(self, Transaction, connection => {
+        unit!(self, Change, connection => {
             let revoked = diesel::update(own!(organisation, id).filter(runners::revoked_at.is_null()))
                 .set((runners::revoked_at.eq(now), runners::changed_at.eq(now)))
                 .returning(Runner::as_returning())
@@ -236,7 +245,7 @@ impl Store {
         rotation: Rotation,
         now: UtcTime,
     ) -> Result<Changed<Runner>, StoreError> {
-        unit!(self, Transaction, connection => {
+        unit!(self, Change, connection => {
             // An update first, so that a rotation and a revocation at the same time happen one after the other.
             let rotated = diesel::update(own!(organisation, id).filter(runners::revoked_at.is_null()))
                 .set(runners::changed_at.eq(now))
@@ -294,7 +303,7 @@ impl Store {
         wanted: Vec<SourceId>,
         now: UtcTime,
     ) -> Result<Vec<Assignment>, StoreError> {
-        unit!(self, Transaction, connection => {
+        unit!(self, Change, connection => {
             diesel::update(own!(organisation, runner))
                 .set(runners::changed_at.eq(now))
                 .returning(runners::id)
@@ -310,10 +319,15 @@ impl Store {
                 return Err(StoreError::NotFound);
             }
             let assigned = runner_assignments::table.filter(runner_assignments::runner_id.eq(runner));
-            diesel::delete(assigned.filter(runner_assignments::source_id.ne_all(known.clone())))
-                .execute(connection)
+            let gone = diesel::delete(assigned.filter(runner_assignments::source_id.ne_all(known.clone())))
+                .returning(runner_assignments::source_id)
+                .get_results::<SourceId>(connection)
                 .await?;
+            for source in gone {
+                bury!(connection, TombstoneKind::Assignment, pair(runner, source), now);
+            }
             for source_id in known {
+                unbury!(connection, TombstoneKind::Assignment, pair(runner, source_id));
                 diesel::insert_into(runner_assignments::table)
                     .values(Assignment { runner_id: runner, source_id, created_at: now })
                     .on_conflict_do_nothing()
@@ -332,7 +346,7 @@ impl Store {
         source: SourceId,
         now: UtcTime,
     ) -> Result<bool, StoreError> {
-        unit!(self, Transaction, connection => {
+        unit!(self, Change, connection => {
             own!(organisation, runner).select(runners::id).first::<RunnerId>(connection).await?;
             sources::table
                 .inner_join(environments::table)
@@ -348,6 +362,7 @@ impl Store {
             if added == 0 {
                 return Ok(false);
             }
+            unbury!(connection, TombstoneKind::Assignment, pair(runner, source));
             diesel::update(own!(organisation, runner)).set(runners::changed_at.eq(now)).execute(connection).await?;
             Ok(true)
         })
@@ -361,10 +376,12 @@ impl Store {
         source: SourceId,
         now: UtcTime,
     ) -> Result<(), StoreError> {
-        unit!(self, Transaction, connection => {
+        unit!(self, Change, connection => {
             let changed = diesel::update(own!(organisation, runner)).set(runners::changed_at.eq(now));
             found(changed.execute(connection).await?)?;
-            found(diesel::delete(runner_assignments::table.find((runner, source))).execute(connection).await?)
+            found(diesel::delete(runner_assignments::table.find((runner, source))).execute(connection).await?)?;
+            bury!(connection, TombstoneKind::Assignment, pair(runner, source), now);
+            Ok(())
         })
     }
 

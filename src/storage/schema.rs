@@ -6,6 +6,7 @@ diesel::table! {
         slug -> Text,
         name -> Text,
         created_at -> Timestamp,
+        changed_at -> Timestamp,
     }
 }
 
@@ -15,6 +16,7 @@ diesel::table! {
         organisation_id -> Text,
         slug -> Text,
         created_at -> Timestamp,
+        changed_at -> Timestamp,
     }
 }
 
@@ -128,6 +130,16 @@ diesel::table! {
         remote_addr -> Nullable<Text>,
         connected_at -> Timestamp,
         last_seen_at -> Timestamp,
+        state -> Text,
+        changed_at -> Timestamp,
+    }
+}
+
+diesel::table! {
+    tombstones (kind, id) {
+        kind -> Text,
+        id -> Text,
+        deleted_at -> Timestamp,
     }
 }
 
@@ -158,6 +170,20 @@ diesel::table! {
         key_id -> Nullable<Text>,
         request -> Nullable<Json>,
         routing -> Nullable<Json>,
+        idempotency_key -> Nullable<Text>,
+        request_hash -> Nullable<Text>,
+    }
+}
+
+diesel::table! {
+    job_results (job_id) {
+        job_id -> Text,
+        organisation_id -> Text,
+        environment_id -> Text,
+        sealed -> Binary,
+        content_type -> Text,
+        created_at -> Timestamp,
+        expires_at -> Timestamp,
     }
 }
 
@@ -179,6 +205,7 @@ diesel::joinable!(runner_sessions -> gateways (gateway_id));
 diesel::allow_tables_to_appear_in_same_query!(
     environments,
     gateways,
+    job_results,
     keys,
     lenses,
     organisations,
@@ -188,4 +215,5 @@ diesel::allow_tables_to_appear_in_same_query!(
     runner_sessions,
     runners,
     sources,
+    tombstones,
 );

@@ -9,7 +9,8 @@ use serde_json::Value;
 use super::batch::{Batch, Texts};
 use super::error::Violation;
 use super::schema::{runner_sessions, runners};
-use super::types::serialize_stamp;
+use super::tombstone::{TombstoneKind, bury};
+use super::types::{SessionState, serialize_stamp};
 use super::{Store, StoreError, unit};
 use crate::clock::UtcTime;
 use crate::ids::{GatewayId, InstanceId, OrganisationId, RunnerId, SessionId};
@@ -34,7 +35,33 @@ pub struct Session {
     pub remote_addr: Option<String>,
     pub connected_at: UtcTime,
     pub last_seen_at: UtcTime,
+    /// Whether it can be given jobs, as its gateway sees it.
+    pub state: SessionState,
+    /// When anything but the time that it was last heard of changed.
+    pub changed_at: UtcTime,
 }
+
+/// What a gateway says of a session that it holds.
+#[derive(Debug, Clone, Copy, Serialize)]
+struct StateMark {
+    session: SessionId,
+    gateway: GatewayId,
+    state: SessionState,
+    #[serde(serialize_with = "serialize_stamp")]
+    now: UtcTime,
+}
+
+const MARK_SESSIONS: Texts = Texts {
+    postgres: "UPDATE runner_sessions SET state = b.state, changed_at = b.now \
+               FROM json_to_recordset($batch::json) AS b (session text, gateway text, state text, now timestamp) \
+               WHERE runner_sessions.id = b.session AND runner_sessions.gateway_id = b.gateway \
+               AND runner_sessions.state <> b.state",
+    sqlite: "UPDATE runner_sessions SET state = b.state, changed_at = b.now FROM \
+             (SELECT value ->> '$.session' AS session, value ->> '$.gateway' AS gateway, \
+             value ->> '$.state' AS state, value ->> '$.now' AS now FROM json_each($batch)) AS b \
+             WHERE runner_sessions.id = b.session AND runner_sessions.gateway_id = b.gateway \
+             AND runner_sessions.state <> b.state",
+};
 
 /// When a session was last heard of.
 #[derive(Debug, Clone, Copy, Serialize)]
@@ -79,10 +106,15 @@ impl Store {
     ///
     /// A gateway that has been declared lost cannot: its row is gone, and the answer is a conflict.
     pub async fn session_open(&self, session: Session) -> Result<(), StoreError> {
-        unit!(self, Transaction, connection => {
+        unit!(self, Change, connection => {
             let runner = runners::table
                 .find(session.runner_id)
                 .filter(runners::organisation_id.eq(session.organisation_id).and(runners::revoked_at.is_null()));
+            // That it was seen for the first time is news; that it was seen again is not.
+            diesel::update(runner.filter(runners::last_seen_at.is_null()))
+                .set(runners::changed_at.eq(session.changed_at))
+                .execute(connection)
+                .await?;
             let seen = diesel::update(runner)
                 .set((
                     runners::last_seen_at.eq(session.connected_at),
@@ -105,10 +137,42 @@ impl Store {
         &self,
         gateway: GatewayId,
         id: SessionId,
+        now: UtcTime,
     ) -> Result<bool, StoreError> {
-        unit!(self, Write, connection => {
+        unit!(self, Change, connection => {
             let own = runner_sessions::table.find(id).filter(runner_sessions::gateway_id.eq(gateway));
-            Ok(diesel::delete(own).execute(connection).await? == 1)
+            if diesel::delete(own).execute(connection).await? == 0 {
+                return Ok(false);
+            }
+            bury!(connection, TombstoneKind::Session, id, now);
+            Ok(true)
+        })
+    }
+
+    /// Says which of a gateway's sessions can be given jobs; one that it does not hold is left alone.
+    pub async fn session_mark(
+        &self,
+        gateway: GatewayId,
+        states: Vec<(SessionId, SessionState)>,
+        now: UtcTime,
+    ) -> Result<(), StoreError> {
+        if states.is_empty() {
+            return Ok(());
+        }
+        let mut marks: Vec<StateMark> = states
+            .into_iter()
+            .map(|(session, state)| StateMark {
+                session,
+                gateway,
+                state,
+                now,
+            })
+            .collect();
+        marks.sort_by_key(|mark| mark.session);
+        let mark: Batch = Batch::new(MARK_SESSIONS, &marks)?;
+        unit!(self, Change, connection => {
+            mark.execute(connection).await?;
+            Ok(())
         })
     }
 

@@ -6,6 +6,7 @@ use diesel_async::RunQueryDsl;
 use super::error::Violation;
 use super::organisation::found;
 use super::schema::sources;
+use super::tombstone::{TombstoneKind, bury};
 use super::types::StoredCredentials;
 use super::{Page, Store, StoreError, unit};
 use crate::clock::UtcTime;
@@ -80,7 +81,7 @@ impl Store {
         new: NewSource,
         now: UtcTime,
     ) -> Result<Source, StoreError> {
-        unit!(self, Write, connection => {
+        unit!(self, Change, connection => {
             diesel::insert_into(sources::table)
                 .values((
                     sources::id.eq(new.id),
@@ -152,7 +153,7 @@ impl Store {
             timeout_ms,
             changed_at: now,
         };
-        unit!(self, Write, connection => {
+        unit!(self, Change, connection => {
             diesel::update(own!(environment, id))
                 .set(columns)
                 .returning(Source::as_returning())
@@ -167,10 +168,13 @@ impl Store {
         &self,
         environment: EnvironmentId,
         id: SourceId,
+        now: UtcTime,
     ) -> Result<(), StoreError> {
-        unit!(self, Write, connection => {
+        unit!(self, Change, connection => {
             let deleted = diesel::delete(own!(environment, id)).execute(connection).await;
-            found(deleted.if_bound("the source still has lenses")?)
+            found(deleted.if_bound("the source still has lenses")?)?;
+            bury!(connection, TombstoneKind::Source, id, now);
+            Ok(())
         })
     }
 }

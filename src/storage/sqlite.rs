@@ -179,7 +179,7 @@ where
         Mode::Snapshot => "BEGIN",
         // A transaction that reads first and then wants to write may find that it cannot, which
         // waiting does not cure.
-        Mode::Write | Mode::Transaction => "BEGIN IMMEDIATE",
+        Mode::Write | Mode::Transaction | Mode::Change => "BEGIN IMMEDIATE",
     };
     connection
         .spawn_blocking(move |inner| begin_with(inner, begin))

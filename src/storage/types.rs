@@ -166,6 +166,40 @@ named! {
     }
 }
 
+named! {
+    /// Whether a session can be given jobs.
+    SessionState {
+        /// It can.
+        Ready = "ready",
+        /// It has not been heard of for too long.
+        Unhealthy = "unhealthy",
+        /// It ends what it has and takes no more.
+        Draining = "draining",
+    }
+}
+
+named! {
+    /// What has been deleted.
+    TombstoneKind {
+        /// An organisation, and its keys with it.
+        Organisation = "organisation",
+        /// An environment, and its keys with it.
+        Environment = "environment",
+        /// A group of runners.
+        Group = "group",
+        /// A runner, and its keys, assignments and sessions with it.
+        Runner = "runner",
+        /// A source, and its assignments with it.
+        Source = "source",
+        /// A lens.
+        Lens = "lens",
+        /// An assignment; its id is `<runner>/<source>`.
+        Assignment = "assignment",
+        /// A session.
+        Session = "session",
+    }
+}
+
 /// Always six digits: SQLite keeps times as text, which must compare as the times do.
 const STAMP: &str = "%Y-%m-%d %H:%M:%S%.6f";
 

@@ -1146,11 +1146,12 @@ async fn a_job_of_another_gateway_is_not_cancelled_here() {
     };
     let claim = SyncClaim {
         job,
+        holder: GatewayId::new(),
         placement: None,
     };
     gateway
         .store
-        .job_claim_sync(GatewayId::new(), vec![claim], now)
+        .job_claim_sync(vec![claim], now)
         .await
         .unwrap();
     let answer = call(

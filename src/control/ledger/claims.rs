@@ -26,11 +26,11 @@ impl Claim {
 ///
 /// One entry that the store refuses must not stall the others: a refused batch is halved until the
 /// culprit is alone.
-pub(super) async fn commit(store: Store, gateway: GatewayId, clock: Clock, batch: Vec<Claim>) {
+pub(super) async fn commit(store: Store, clock: Clock, batch: Vec<Claim>) {
     let mut batches = vec![batch];
     while let Some(mut batch) = batches.pop() {
         let claims: Vec<_> = batch.iter().map(|claim| claim.claim.clone()).collect();
-        match write(&store, gateway, &clock, claims).await {
+        match write(&store, &clock, claims).await {
             Ok(won) => {
                 for Claim { claim, answer } in batch {
                     let _ = answer.send(Ok(won.contains(&claim.job.id)));
@@ -59,18 +59,14 @@ pub(super) async fn commit(store: Store, gateway: GatewayId, clock: Clock, batch
 /// that answer.
 async fn write(
     store: &Store,
-    gateway: GatewayId,
     clock: &Clock,
     claims: Vec<SyncClaim>,
 ) -> Result<HashSet<JobId>, StoreError> {
-    match store
-        .job_claim_sync(gateway, claims.clone(), clock.now())
-        .await
-    {
+    match store.job_claim_sync(claims.clone(), clock.now()).await {
         Ok(won) => Ok(won.into_iter().collect()),
         Err(StoreError::Uncertain(cause)) => {
             log::warn!(error:% = cause; "a commit of {} claims has no known end, reading them back", claims.len());
-            read_back(store, gateway, clock, claims).await
+            read_back(store, clock, claims).await
         }
         Err(error) => Err(error),
     }
@@ -80,26 +76,26 @@ async fn write(
 /// rows, so a backend that is still busy with the lost commit is waited out.
 async fn read_back(
     store: &Store,
-    gateway: GatewayId,
     clock: &Clock,
     claims: Vec<SyncClaim>,
 ) -> Result<HashSet<JobId>, StoreError> {
-    let attempts: HashMap<JobId, i32> = claims
+    let wanted: HashMap<JobId, (i32, GatewayId)> = claims
         .iter()
-        .map(|claim| (claim.job.id, claim.job.attempt))
+        .map(|claim| (claim.job.id, (claim.job.attempt, claim.holder)))
         .collect();
     let mut won: HashSet<JobId> = store
-        .job_claim_sync(gateway, claims, clock.now())
+        .job_claim_sync(claims, clock.now())
         .await?
         .into_iter()
         .collect();
     let held = store
-        .job_read_back(attempts.keys().copied().collect())
+        .job_read_back(wanted.keys().copied().collect())
         .await?;
     won.extend(
         held.into_iter()
             .filter(|job| {
-                job.claimed_by == Some(gateway) && attempts.get(&job.id) == Some(&job.attempt)
+                let held = job.claimed_by.map(|holder| (job.attempt, holder));
+                held.as_ref() == wanted.get(&job.id)
             })
             .map(|job| job.id),
     );

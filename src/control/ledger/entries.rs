@@ -6,6 +6,7 @@ use crate::control::job::Job;
 use crate::control::ledger::Executor;
 use crate::control::reply::Finished;
 use crate::domain::job::JobStatus;
+use crate::ids::GatewayId;
 use crate::storage::{Finish, NewJob, Placement, StoreError, SyncClaim};
 
 /// The longest error message that a record keeps, in characters.
@@ -30,7 +31,12 @@ pub(super) fn new_job(job: &Job, number: u32) -> NewJob {
     }
 }
 
-pub(super) fn sync_claim(job: &Job, number: u32, executor: Executor) -> SyncClaim {
+pub(super) fn sync_claim(
+    job: &Job,
+    number: u32,
+    holder: GatewayId,
+    executor: Executor,
+) -> SyncClaim {
     let placement = match executor {
         Executor::Session {
             session_id,
@@ -43,6 +49,7 @@ pub(super) fn sync_claim(job: &Job, number: u32, executor: Executor) -> SyncClai
     };
     SyncClaim {
         job: new_job(job, number),
+        holder,
         placement,
     }
 }
@@ -50,6 +57,7 @@ pub(super) fn sync_claim(job: &Job, number: u32, executor: Executor) -> SyncClai
 pub(super) fn finish(
     job: &Job,
     number: u32,
+    holder: GatewayId,
     rows: u64,
     result: &Result<Finished, JobError>,
     at: UtcTime,
@@ -64,6 +72,7 @@ pub(super) fn finish(
     Finish {
         id: job.id,
         attempt: attempt(number),
+        holder,
         status,
         finished_at: at,
         error_code: error.map(|e| e.code().to_owned()),

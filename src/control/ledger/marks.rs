@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use tokio::sync::oneshot;
 
 use super::entries;
-use crate::ids::{GatewayId, JobId};
+use crate::ids::JobId;
 use crate::storage::{Finish, NewJob, Requeue, Store, StoreError};
 
 /// One transition other than a claim.
@@ -31,7 +31,7 @@ impl Mark {
 }
 
 /// Writes a batch; answers what could not be written because the store does not answer.
-pub(super) async fn commit(store: Store, gateway: GatewayId, batch: Vec<Mark>) -> Vec<Mark> {
+pub(super) async fn commit(store: Store, batch: Vec<Mark>) -> Vec<Mark> {
     let (mut finishes, mut requeues, mut unplaced) = (Vec::new(), Vec::new(), Vec::new());
     for mark in batch {
         match mark {
@@ -41,9 +41,9 @@ pub(super) async fn commit(store: Store, gateway: GatewayId, batch: Vec<Mark>) -
         }
     }
     let mut left = Vec::new();
-    commit_requeues(&store, gateway, requeues).await;
+    commit_requeues(&store, requeues).await;
     left.extend(
-        commit_finishes(&store, gateway, finishes)
+        commit_finishes(&store, finishes)
             .await
             .into_iter()
             .map(Mark::Finish),
@@ -60,15 +60,12 @@ pub(super) async fn commit(store: Store, gateway: GatewayId, batch: Vec<Mark>) -
 type Waiting = (Requeue, oneshot::Sender<Result<bool, StoreError>>);
 
 /// A return is not tried again later: somebody waits for it, and an unreturned job fails truthfully.
-async fn commit_requeues(store: &Store, gateway: GatewayId, requeues: Vec<Waiting>) {
+async fn commit_requeues(store: &Store, requeues: Vec<Waiting>) {
     if requeues.is_empty() {
         return;
     }
     let written = store
-        .job_requeue(
-            gateway,
-            requeues.iter().map(|(requeue, _)| *requeue).collect(),
-        )
+        .job_requeue(requeues.iter().map(|(requeue, _)| *requeue).collect())
         .await;
     let written: Result<HashSet<JobId>, String> = written
         .map(|ids| ids.into_iter().collect())
@@ -82,9 +79,9 @@ async fn commit_requeues(store: &Store, gateway: GatewayId, requeues: Vec<Waitin
     }
 }
 
-async fn commit_finishes(store: &Store, gateway: GatewayId, finishes: Vec<Finish>) -> Vec<Finish> {
+async fn commit_finishes(store: &Store, finishes: Vec<Finish>) -> Vec<Finish> {
     halving(finishes, async |batch: Vec<Finish>| {
-        store.job_finish(gateway, batch).await.map(|_| ())
+        store.job_finish(batch).await.map(|_| ())
     })
     .await
 }

@@ -62,18 +62,30 @@ pub struct ClaimJob {
 /// A claimed job has ended. Sent by sessions and by the inline executor.
 #[derive(Message)]
 #[rtype(result = "()")]
-pub struct FinishJob(storage::Finish);
+pub struct FinishJob {
+    job: Arc<Job>,
+    attempt: u32,
+    rows: u64,
+    result: Result<Finished, JobError>,
+    at: UtcTime,
+}
 
 impl FinishJob {
     /// The record of how an attempt ended.
     pub fn new(
-        job: &Job,
+        job: &Arc<Job>,
         attempt: u32,
         rows: u64,
         result: &Result<Finished, JobError>,
         at: UtcTime,
     ) -> Self {
-        Self(entries::finish(job, attempt, rows, result, at))
+        Self {
+            job: job.clone(),
+            attempt,
+            rows,
+            result: result.clone(),
+            at,
+        }
     }
 }
 
@@ -159,18 +171,13 @@ impl JobLedger {
     }
 
     fn commit_claims(&mut self, batch: Vec<Claim>, ctx: &mut Context<Self>) {
-        claims::commit(
-            self.claim_store.clone(),
-            self.gateway_id,
-            self.clock.clone(),
-            batch,
-        )
-        .into_actor(self)
-        .map(|(), act, ctx| match act.claims.committed() {
-            Some(next) => act.commit_claims(next, ctx),
-            None => act.answer_flushes(),
-        })
-        .spawn(ctx);
+        claims::commit(self.claim_store.clone(), self.clock.clone(), batch)
+            .into_actor(self)
+            .map(|(), act, ctx| match act.claims.committed() {
+                Some(next) => act.commit_claims(next, ctx),
+                None => act.answer_flushes(),
+            })
+            .spawn(ctx);
     }
 
     fn mark(&mut self, mark: Mark, ctx: &mut Context<Self>) {
@@ -187,7 +194,7 @@ impl JobLedger {
     }
 
     fn commit_marks(&mut self, batch: Vec<Mark>, ctx: &mut Context<Self>) {
-        marks::commit(self.mark_store.clone(), self.gateway_id, batch)
+        marks::commit(self.mark_store.clone(), batch)
             .into_actor(self)
             .map(|unwritten, act, ctx| {
                 if unwritten.is_empty() {
@@ -239,7 +246,7 @@ impl Handler<ClaimJob> for JobLedger {
         ctx: &mut Self::Context,
     ) -> Self::Result {
         let (answer, claimed) = oneshot::channel();
-        let claim = entries::sync_claim(&job, attempt, executor);
+        let claim = entries::sync_claim(&job, attempt, self.gateway_id, executor);
         self.claim(Claim { claim, answer }, ctx);
         Box::pin(async move { claimed.await.unwrap_or_else(|_| Err(entries::dropped())) })
     }
@@ -248,7 +255,9 @@ impl Handler<ClaimJob> for JobLedger {
 impl Handler<FinishJob> for JobLedger {
     type Result = ();
 
-    fn handle(&mut self, FinishJob(finish): FinishJob, ctx: &mut Self::Context) {
+    fn handle(&mut self, end: FinishJob, ctx: &mut Self::Context) {
+        let holder = self.gateway_id;
+        let finish = entries::finish(&end.job, end.attempt, holder, end.rows, &end.result, end.at);
         self.mark(Mark::Finish(finish), ctx);
     }
 }
@@ -261,6 +270,7 @@ impl Handler<RequeueJob> for JobLedger {
         let requeue = storage::Requeue {
             id: requeue.job_id,
             attempt: entries::attempt(requeue.attempt),
+            holder: self.gateway_id,
         };
         self.mark(Mark::Requeue { requeue, answer }, ctx);
         Box::pin(async move { requeued.await.unwrap_or_else(|_| Err(entries::dropped())) })
@@ -277,7 +287,7 @@ impl Handler<RecordUnplaced> for JobLedger {
             error,
             at,
         } = unplaced;
-        let finish = entries::finish(&job, attempt, 0, &Err(error), at);
+        let finish = entries::finish(&job, attempt, self.gateway_id, 0, &Err(error), at);
         self.mark(
             Mark::Unplaced(Box::new((entries::new_job(&job, attempt), finish))),
             ctx,

@@ -13,7 +13,7 @@ use crate::control::catalogue::Catalogue;
 use crate::control::heartbeat::{SessionSeen, SessionUnwatched, SessionWatched};
 use crate::control::picker::{Registration, SessionChanged};
 use crate::protocol::{self, GatewayFrame, Hello, HelloAck, Limits, close};
-use crate::storage::{Session, StoreError};
+use crate::storage::{Session, SessionState, StoreError};
 
 /// How long a runner gets to answer a close frame before its connection is cut.
 const CLOSE_GRACE: Duration = Duration::from_secs(1);
@@ -94,6 +94,8 @@ impl RunnerSession {
             remote_addr: self.identity.remote_addr.clone(),
             connected_at: now,
             last_seen_at: now,
+            state: SessionState::Ready,
+            changed_at: now,
         }
     }
 
@@ -329,8 +331,9 @@ impl RunnerSession {
 
     fn remove_row(&self) {
         let (store, gateway, id) = (self.cx.store.clone(), self.cx.gateway_id, self.id);
+        let now = self.now();
         actix::spawn(async move {
-            if let Err(error) = store.session_close(gateway, id).await {
+            if let Err(error) = store.session_close(gateway, id, now).await {
                 log::warn!(session_id:% = id, error:% = error; "session {id} could not be removed, the next pass will");
             }
         });

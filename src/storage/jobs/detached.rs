@@ -9,8 +9,8 @@ use super::super::batch::{Batch, Texts};
 use super::super::schema::runner_jobs;
 use super::super::types::serialize_stamp;
 use super::super::{Changed, Store, StoreError, unit};
-use super::steps::{INSERT_PENDING, Own, Placement, own};
-use super::{Job, NewJob};
+use super::Job;
+use super::steps::Placement;
 use crate::clock::UtcTime;
 use crate::domain::job::JobStatus;
 use crate::ids::{GatewayId, JobId, OrganisationId};
@@ -20,10 +20,22 @@ use crate::ids::{GatewayId, JobId, OrganisationId};
 pub struct Mark {
     pub id: JobId,
     pub attempt: i32,
+    /// The gateway that holds it.
+    pub holder: GatewayId,
     /// None for inline execution.
     pub placement: Option<Placement>,
     #[serde(serialize_with = "serialize_stamp")]
     pub dispatched_at: UtcTime,
+}
+
+/// A claimed job that nobody could take.
+#[derive(Debug, Clone, Copy, Serialize)]
+pub struct Release {
+    pub id: JobId,
+    /// The attempt that it stays at.
+    pub attempt: i32,
+    /// The gateway that holds it.
+    pub holder: GatewayId,
 }
 
 #[derive(Serialize)]
@@ -57,34 +69,35 @@ const MARK: Texts = Texts {
     postgres: "UPDATE runner_jobs SET status = 'dispatched', dispatched_at = b.dispatched_at, \
                runner_id = b.placement ->> 'runner', session_id = b.placement ->> 'session' \
                FROM json_to_recordset($batch::json) AS b \
-               (id text, attempt integer, gateway text, placement json, dispatched_at timestamp) \
+               (id text, attempt integer, holder text, placement json, dispatched_at timestamp) \
                WHERE runner_jobs.id = b.id AND runner_jobs.status = 'claimed' \
-               AND runner_jobs.attempt = b.attempt AND runner_jobs.claimed_by = b.gateway RETURNING runner_jobs.id",
+               AND runner_jobs.attempt = b.attempt AND runner_jobs.claimed_by = b.holder RETURNING runner_jobs.id",
     sqlite: "UPDATE runner_jobs SET status = 'dispatched', dispatched_at = b.dispatched_at, \
              runner_id = b.runner, session_id = b.session \
              FROM (SELECT value ->> '$.id' AS id, value ->> '$.attempt' AS attempt, \
-             value ->> '$.gateway' AS gateway, value ->> '$.dispatched_at' AS dispatched_at, \
+             value ->> '$.holder' AS holder, value ->> '$.dispatched_at' AS dispatched_at, \
              value ->> '$.placement.runner' AS runner, value ->> '$.placement.session' AS session \
              FROM json_each($batch)) AS b \
              WHERE runner_jobs.id = b.id AND runner_jobs.status = 'claimed' \
-             AND runner_jobs.attempt = b.attempt AND runner_jobs.claimed_by = b.gateway RETURNING runner_jobs.id",
+             AND runner_jobs.attempt = b.attempt AND runner_jobs.claimed_by = b.holder RETURNING runner_jobs.id",
+};
+
+/// A claim was certainly not sent, so the attempt is still to be made.
+const RELEASE: Texts = Texts {
+    postgres: "UPDATE runner_jobs SET status = 'pending', claimed_by = NULL, claimed_at = NULL, \
+               runner_id = NULL, session_id = NULL \
+               FROM json_to_recordset($batch::json) AS b (id text, attempt integer, holder text) \
+               WHERE runner_jobs.id = b.id AND runner_jobs.status = 'claimed' \
+               AND runner_jobs.attempt = b.attempt AND runner_jobs.claimed_by = b.holder RETURNING runner_jobs.id",
+    sqlite: "UPDATE runner_jobs SET status = 'pending', claimed_by = NULL, claimed_at = NULL, \
+             runner_id = NULL, session_id = NULL \
+             FROM (SELECT value ->> '$.id' AS id, value ->> '$.attempt' AS attempt, \
+             value ->> '$.holder' AS holder FROM json_each($batch)) AS b \
+             WHERE runner_jobs.id = b.id AND runner_jobs.status = 'claimed' \
+             AND runner_jobs.attempt = b.attempt AND runner_jobs.claimed_by = b.holder RETURNING runner_jobs.id",
 };
 
 impl Store {
-    /// Records detached jobs, to be taken by whoever has room; one that is recorded already stays as it is.
-    pub async fn job_submit(&self, jobs: Vec<NewJob>) -> Result<(), StoreError> {
-        if jobs.iter().any(|job| !job.detached) {
-            return Err(StoreError::Internal(
-                "a job that somebody waits for is not submitted".into(),
-            ));
-        }
-        let insert: Batch = Batch::new(INSERT_PENDING, &jobs)?;
-        unit!(self, Write, connection => {
-            insert.execute(connection).await?;
-            Ok(())
-        })
-    }
-
     /// Claims at most `limit` pending detached jobs for a gateway.
     pub async fn job_take_pending(
         &self,
@@ -104,14 +117,15 @@ impl Store {
     }
 
     /// Marks claimed jobs as dispatched; only those that are returned may be sent.
-    pub async fn job_mark(
-        &self,
-        gateway: GatewayId,
-        mut marks: Vec<Mark>,
-    ) -> Result<Vec<JobId>, StoreError> {
+    pub async fn job_mark(&self, mut marks: Vec<Mark>) -> Result<Vec<JobId>, StoreError> {
         marks.sort_by_key(|mark| mark.id);
-        let marks: Vec<Own<'_, Mark>> = own(gateway, &marks);
         self.job_step(MARK, &marks).await
+    }
+
+    /// Gives claimed jobs back as they were, for any gateway to take; returns those that it did.
+    pub async fn job_release(&self, mut jobs: Vec<Release>) -> Result<Vec<JobId>, StoreError> {
+        jobs.sort_by_key(|job| job.id);
+        self.job_step(RELEASE, &jobs).await
     }
 
     /// Gives up a job that nobody has claimed yet; one that is further is cancelled by who holds it.

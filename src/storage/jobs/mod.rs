@@ -1,25 +1,32 @@
 //! Jobs as they are written down: the rows, and reading them. The steps of a job's life are in [`steps`],
-//! those that only detached jobs take in
-//! `detached`, and what is done for those that nobody looks after any more in `settle`.
+//! those that only detached jobs take in `submit`, `detached` and `results`, what becomes of one whose gateway
+//! was lost while somebody waits for it in `supersede`, and what is done for those that nobody looks after any
+//! more in `settle`.
 //!
 //! Every step is guarded by the state that it starts from, the attempt and, once there is one, the gateway that
 //! holds the claim. A statement that finds no such row changes nothing and says so.
 
 mod detached;
+mod results;
 mod settle;
 mod steps;
+mod submit;
+mod supersede;
 
 use diesel::prelude::*;
 use diesel_async::RunQueryDsl;
 use serde::Serialize;
 use serde_json::Value;
 
-pub use detached::Mark;
+pub use detached::{Mark, Release};
+pub use results::{JobResult, NewResult};
 pub use settle::Settled;
 pub(super) use settle::{Settling, settle};
 #[cfg(test)]
 pub(super) use steps::claim_statements;
 pub use steps::{Finish, Placement, ReadBack, Requeue, SyncClaim};
+pub use submit::{Idempotency, NewSubmission, Submitted};
+pub use supersede::Supersede;
 
 use super::schema::runner_jobs;
 use super::types::serialize_stamp;
@@ -67,6 +74,10 @@ pub struct Job {
     pub request: Option<Value>,
     /// Why it went where it went.
     pub routing: Option<Value>,
+    /// What its caller called the request, unique in the environment.
+    pub idempotency_key: Option<String>,
+    /// Tells a repetition of that request from another one.
+    pub request_hash: Option<String>,
 }
 
 /// A job to write down.

@@ -28,6 +28,8 @@ pub struct Placement {
 pub struct SyncClaim {
     #[serde(flatten)]
     pub job: NewJob,
+    /// The gateway that wants it.
+    pub holder: GatewayId,
     /// None for inline execution.
     pub placement: Option<Placement>,
 }
@@ -37,6 +39,8 @@ pub struct SyncClaim {
 pub struct Finish {
     pub id: JobId,
     pub attempt: i32,
+    /// The gateway that holds it; does not matter for one that nobody had claimed.
+    pub holder: GatewayId,
     /// A terminal state.
     #[serde(serialize_with = "serialize_status")]
     pub status: JobStatus,
@@ -56,6 +60,8 @@ pub struct Requeue {
     pub id: JobId,
     /// The attempt that ended.
     pub attempt: i32,
+    /// The gateway that holds it.
+    pub holder: GatewayId,
 }
 
 fn serialize_status<S: serde::Serializer>(
@@ -68,79 +74,79 @@ fn serialize_status<S: serde::Serializer>(
 pub(super) const INSERT_PENDING: Texts = Texts {
     postgres: "INSERT INTO runner_jobs (status, \
                id, organisation_id, environment_id, source_id, lens, kind, attempt, detached, retry, created_at, \
-               deadline_at, key_id, request, routing) \
+               deadline_at, key_id, request, routing, idempotency_key, request_hash) \
                SELECT 'pending', \
                id, organisation_id, environment_id, source_id, lens, kind, attempt, detached, retry, created_at, \
-               deadline_at, key_id, request, routing \
+               deadline_at, key_id, request, routing, idempotency_key, request_hash \
                FROM json_to_recordset($batch::json) AS t (\
                id text, organisation_id text, environment_id text, source_id text, lens text, kind text, \
                attempt integer, detached boolean, retry boolean, created_at timestamp, deadline_at timestamp, \
-               key_id text, request json, routing json) \
-               ON CONFLICT (id) DO NOTHING",
+               key_id text, request json, routing json, idempotency_key text, request_hash text) \
+               ON CONFLICT DO NOTHING",
     // `WHERE true` keeps the parser from taking `ON CONFLICT` for the condition of a join.
     sqlite: "INSERT INTO runner_jobs (status, \
              id, organisation_id, environment_id, source_id, lens, kind, attempt, detached, retry, created_at, \
-               deadline_at, key_id, request, routing) \
+               deadline_at, key_id, request, routing, idempotency_key, request_hash) \
              SELECT 'pending', \
              value ->> '$.id', value ->> '$.organisation_id', value ->> '$.environment_id', value ->> '$.source_id', \
              value ->> '$.lens', value ->> '$.kind', value ->> '$.attempt', value ->> '$.detached', \
              value ->> '$.retry', value ->> '$.created_at', value ->> '$.deadline_at', value ->> '$.key_id', \
-             value ->> '$.request', value ->> '$.routing' \
-             FROM json_each($batch) WHERE true ON CONFLICT (id) DO NOTHING",
+             value ->> '$.request', value ->> '$.routing', value ->> '$.idempotency_key', value ->> '$.request_hash' \
+             FROM json_each($batch) WHERE true ON CONFLICT DO NOTHING",
 };
 
 /// The only door to the execution of a synchronous job.
 const CLAIM_AND_MARK: Texts = Texts {
-    postgres: "UPDATE runner_jobs SET status = 'dispatched', claimed_by = b.gateway, claimed_at = b.now, \
+    postgres: "UPDATE runner_jobs SET status = 'dispatched', claimed_by = b.holder, claimed_at = b.now, \
                dispatched_at = b.now, runner_id = b.runner, session_id = b.session \
                FROM json_to_recordset($batch::json) AS b \
-               (id text, attempt integer, gateway text, now timestamp, runner text, session text) \
+               (id text, attempt integer, holder text, now timestamp, runner text, session text) \
                WHERE runner_jobs.id = b.id AND runner_jobs.status = 'pending' AND runner_jobs.attempt = b.attempt \
                RETURNING runner_jobs.id",
-    sqlite: "UPDATE runner_jobs SET status = 'dispatched', claimed_by = b.gateway, claimed_at = b.now, \
+    sqlite: "UPDATE runner_jobs SET status = 'dispatched', claimed_by = b.holder, claimed_at = b.now, \
              dispatched_at = b.now, runner_id = b.runner, session_id = b.session \
              FROM (SELECT value ->> '$.id' AS id, value ->> '$.attempt' AS attempt, \
-             value ->> '$.gateway' AS gateway, value ->> '$.now' AS now, \
+             value ->> '$.holder' AS holder, value ->> '$.now' AS now, \
              value ->> '$.runner' AS runner, value ->> '$.session' AS session FROM json_each($batch)) AS b \
              WHERE runner_jobs.id = b.id AND runner_jobs.status = 'pending' AND runner_jobs.attempt = b.attempt \
              RETURNING runner_jobs.id",
 };
 
 /// Writes the end; what a detached job asked is no longer needed then.
-const FINISH: Texts = Texts {
+pub(super) const FINISH: Texts = Texts {
     postgres: "UPDATE runner_jobs SET status = b.status, finished_at = b.finished_at, error_code = b.error_code, \
                error_message = b.error_message, row_count = b.row_count, duration_ms = b.duration_ms, \
                routing = coalesce(b.routing, runner_jobs.routing), request = NULL \
-               FROM json_to_recordset($batch::json) AS b (id text, attempt integer, gateway text, status text, \
+               FROM json_to_recordset($batch::json) AS b (id text, attempt integer, holder text, status text, \
                finished_at timestamp, error_code text, error_message text, row_count bigint, duration_ms bigint, \
                routing json) \
                WHERE runner_jobs.id = b.id AND runner_jobs.status IN ('claimed', 'dispatched') \
-               AND runner_jobs.attempt = b.attempt AND runner_jobs.claimed_by = b.gateway RETURNING runner_jobs.id",
+               AND runner_jobs.attempt = b.attempt AND runner_jobs.claimed_by = b.holder RETURNING runner_jobs.id",
     sqlite: "UPDATE runner_jobs SET status = b.status, finished_at = b.finished_at, error_code = b.error_code, \
              error_message = b.error_message, row_count = b.row_count, duration_ms = b.duration_ms, \
              routing = coalesce(b.routing, runner_jobs.routing), request = NULL \
              FROM (SELECT value ->> '$.id' AS id, value ->> '$.attempt' AS attempt, \
-             value ->> '$.gateway' AS gateway, value ->> '$.status' AS status, \
+             value ->> '$.holder' AS holder, value ->> '$.status' AS status, \
              value ->> '$.finished_at' AS finished_at, value ->> '$.error_code' AS error_code, \
              value ->> '$.error_message' AS error_message, value ->> '$.row_count' AS row_count, \
              value ->> '$.duration_ms' AS duration_ms, value ->> '$.routing' AS routing \
              FROM json_each($batch)) AS b \
              WHERE runner_jobs.id = b.id AND runner_jobs.status IN ('claimed', 'dispatched') \
-             AND runner_jobs.attempt = b.attempt AND runner_jobs.claimed_by = b.gateway RETURNING runner_jobs.id",
+             AND runner_jobs.attempt = b.attempt AND runner_jobs.claimed_by = b.holder RETURNING runner_jobs.id",
 };
 
 const REQUEUE: Texts = Texts {
     postgres: "UPDATE runner_jobs SET status = 'pending', attempt = runner_jobs.attempt + 1, claimed_by = NULL, \
                claimed_at = NULL, dispatched_at = NULL, runner_id = NULL, session_id = NULL \
-               FROM json_to_recordset($batch::json) AS b (id text, attempt integer, gateway text) \
+               FROM json_to_recordset($batch::json) AS b (id text, attempt integer, holder text) \
                WHERE runner_jobs.id = b.id AND runner_jobs.status IN ('claimed', 'dispatched') \
-               AND runner_jobs.attempt = b.attempt AND runner_jobs.claimed_by = b.gateway RETURNING runner_jobs.id",
+               AND runner_jobs.attempt = b.attempt AND runner_jobs.claimed_by = b.holder RETURNING runner_jobs.id",
     sqlite: "UPDATE runner_jobs SET status = 'pending', attempt = runner_jobs.attempt + 1, claimed_by = NULL, \
              claimed_at = NULL, dispatched_at = NULL, runner_id = NULL, session_id = NULL \
              FROM (SELECT value ->> '$.id' AS id, value ->> '$.attempt' AS attempt, \
-             value ->> '$.gateway' AS gateway FROM json_each($batch)) AS b \
+             value ->> '$.holder' AS holder FROM json_each($batch)) AS b \
              WHERE runner_jobs.id = b.id AND runner_jobs.status IN ('claimed', 'dispatched') \
-             AND runner_jobs.attempt = b.attempt AND runner_jobs.claimed_by = b.gateway RETURNING runner_jobs.id",
+             AND runner_jobs.attempt = b.attempt AND runner_jobs.claimed_by = b.holder RETURNING runner_jobs.id",
 };
 
 /// Writes down the end of jobs that nobody had claimed: refused, cancelled, or out of time.
@@ -184,19 +190,11 @@ pub struct ReadBack {
 struct ClaimEntry {
     id: JobId,
     attempt: i32,
-    gateway: GatewayId,
+    holder: GatewayId,
     #[serde(serialize_with = "serialize_stamp")]
     now: UtcTime,
     runner: Option<RunnerId>,
     session: Option<SessionId>,
-}
-
-/// An entry of a batch whose rows must be held by the gateway.
-#[derive(Serialize)]
-pub(super) struct Own<'a, T> {
-    gateway: GatewayId,
-    #[serde(flatten)]
-    entry: &'a T,
 }
 
 #[derive(Serialize)]
@@ -204,13 +202,8 @@ struct Named {
     id: JobId,
 }
 
-pub(super) fn own<T>(gateway: GatewayId, entries: &[T]) -> Vec<Own<'_, T>> {
-    entries.iter().map(|entry| Own { gateway, entry }).collect()
-}
-
 /// The record and the claim: together they are one transaction.
 pub(in super::super) fn claim_statements(
-    gateway: GatewayId,
     mut claims: Vec<SyncClaim>,
     now: UtcTime,
 ) -> Result<(Batch, Batch<Text>), StoreError> {
@@ -220,7 +213,7 @@ pub(in super::super) fn claim_statements(
         .map(|claim| ClaimEntry {
             id: claim.job.id,
             attempt: claim.job.attempt,
-            gateway,
+            holder: claim.holder,
             now,
             runner: claim.placement.map(|placement| placement.runner),
             session: claim.placement.map(|placement| placement.session),
@@ -233,48 +226,46 @@ pub(in super::super) fn claim_statements(
     ))
 }
 
+/// Fails unless every entry is an end.
+pub(super) fn check_ends(ends: &[Finish]) -> Result<(), StoreError> {
+    if ends.iter().all(|end| end.status.is_terminal()) {
+        return Ok(());
+    }
+    Err(StoreError::Internal(
+        "a job was to end in a state that is no end".into(),
+    ))
+}
+
 impl Store {
-    /// Records synchronous jobs, claims them for a gateway and marks them dispatched; returns those that
-    /// are now the gateway's to send. Any other is somebody else's, or not pending at that attempt.
+    /// Records synchronous jobs, claims them for their holders and marks them dispatched; returns those that
+    /// are now theirs to send. Any other is somebody else's, or not pending at that attempt.
     pub async fn job_claim_sync(
         &self,
-        gateway: GatewayId,
         claims: Vec<SyncClaim>,
         now: UtcTime,
     ) -> Result<Vec<JobId>, StoreError> {
         if claims.is_empty() {
             return Ok(Vec::new());
         }
-        let (insert, claim) = claim_statements(gateway, claims, now)?;
+        let (insert, claim) = claim_statements(claims, now)?;
         unit!(self, Transaction, connection => {
             insert.execute(connection).await?;
             Ok(claim.load(connection).await?)
         })
     }
 
-    /// Ends jobs that the gateway holds; returns those that it did end.
-    pub async fn job_finish(
-        &self,
-        gateway: GatewayId,
-        mut ends: Vec<Finish>,
-    ) -> Result<Vec<JobId>, StoreError> {
-        if ends.iter().any(|end| !end.status.is_terminal()) {
-            return Err(StoreError::Internal(
-                "a job was to end in a state that is no end".into(),
-            ));
-        }
+    /// Ends jobs that are held by whom the entries say; returns those that did end.
+    pub async fn job_finish(&self, mut ends: Vec<Finish>) -> Result<Vec<JobId>, StoreError> {
         ends.sort_by_key(|end| end.id);
-        self.job_step(FINISH, &own(gateway, &ends)).await
+        check_ends(&ends)?;
+        self.job_step(FINISH, &ends).await
     }
 
-    /// Gives jobs that the gateway holds back, to be placed as their next attempt; returns those it did.
-    pub async fn job_requeue(
-        &self,
-        gateway: GatewayId,
-        mut jobs: Vec<Requeue>,
-    ) -> Result<Vec<JobId>, StoreError> {
+    /// Gives jobs back that are held by whom the entries say, to be placed as their next attempt; returns
+    /// those that it did.
+    pub async fn job_requeue(&self, mut jobs: Vec<Requeue>) -> Result<Vec<JobId>, StoreError> {
         jobs.sort_by_key(|job| job.id);
-        self.job_step(REQUEUE, &own(gateway, &jobs)).await
+        self.job_step(REQUEUE, &jobs).await
     }
 
     /// Records jobs that ended before anybody claimed them; returns those that did.

@@ -26,7 +26,7 @@ async fn race(fixture: &Fixture, then: Then) -> (Vec<JobId>, Vec<JobId>, JobId) 
     let world = world(&fixture.store, "acme").await;
     let (first, second) = (gateway(&fixture.store).await, gateway(&fixture.store).await);
     let job = world.job();
-    let (insert, claim) = claim_statements(first, vec![world.claim(&job)], at(1)).unwrap();
+    let (insert, claim) = claim_statements(vec![world.claim(first, &job)], at(1)).unwrap();
     let (holds, mut held) = mpsc::channel(1);
     let (go_on, may_go_on) = oneshot::channel::<()>();
     let store = fixture.store.clone();
@@ -44,9 +44,8 @@ async fn race(fixture: &Fixture, then: Then) -> (Vec<JobId>, Vec<JobId>, JobId) 
     });
     held.recv().await.unwrap();
     let other = fixture.second().await;
-    let (claims, waiting) = (vec![world.claim(&job)], fixture.second().await);
-    let second_claimer =
-        tokio::spawn(async move { other.job_claim_sync(second, claims, at(1)).await });
+    let (claims, waiting) = (vec![world.claim(second, &job)], fixture.second().await);
+    let second_claimer = tokio::spawn(async move { other.job_claim_sync(claims, at(1)).await });
     if !waiting.is_embedded() {
         // SQLite lets nobody ask; there, the second claimer may begin a little later, which changes nothing.
         hosted::until_one_waits_for_a_lock(&waiting).await;
@@ -73,7 +72,7 @@ async fn a_claim_at_another_attempt_wins_nothing(fixture: Fixture) {
     assert_eq!(
         fixture
             .store
-            .job_claim_sync(gateway, vec![world.claim(&job)], at(1))
+            .job_claim_sync(vec![world.claim(gateway, &job)], at(1))
             .await
             .unwrap(),
         [job.id]
@@ -81,19 +80,16 @@ async fn a_claim_at_another_attempt_wins_nothing(fixture: Fixture) {
     let back = Requeue {
         id: job.id,
         attempt: 1,
+        holder: gateway,
     };
     assert_eq!(
-        fixture
-            .store
-            .job_requeue(gateway, vec![back])
-            .await
-            .unwrap(),
+        fixture.store.job_requeue(vec![back]).await.unwrap(),
         [job.id]
     );
     assert!(
         fixture
             .store
-            .job_claim_sync(gateway, vec![world.claim(&job)], at(1))
+            .job_claim_sync(vec![world.claim(gateway, &job)], at(1))
             .await
             .unwrap()
             .is_empty()
@@ -105,7 +101,7 @@ async fn a_claim_at_another_attempt_wins_nothing(fixture: Fixture) {
     assert_eq!(
         fixture
             .store
-            .job_claim_sync(gateway, vec![world.claim(&next)], at(1))
+            .job_claim_sync(vec![world.claim(gateway, &next)], at(1))
             .await
             .unwrap(),
         [job.id]
@@ -123,12 +119,16 @@ async fn two_batches_of_the_same_jobs_share_them_out(fixture: Fixture) {
     let (store, other) = (fixture.store.clone(), fixture.second().await);
     let (first, second) = (gateway(&store).await, gateway(&store).await);
     for _ in 0..5 {
-        let claims: Vec<SyncClaim> = (0..40).map(|_| world.claim(&world.job())).collect();
-        let reversed = claims.iter().rev().cloned().collect();
+        let claims: Vec<SyncClaim> = (0..40).map(|_| world.claim(first, &world.job())).collect();
+        let of_second = |claim: &SyncClaim| SyncClaim {
+            holder: second,
+            ..claim.clone()
+        };
+        let reversed = claims.iter().rev().map(of_second).collect();
         let expected = claims.len();
         let (a, b) = tokio::join!(
-            store.job_claim_sync(first, claims, at(1)),
-            other.job_claim_sync(second, reversed, at(1))
+            store.job_claim_sync(claims, at(1)),
+            other.job_claim_sync(reversed, at(1))
         );
         let (a, b) = (a.unwrap(), b.unwrap());
         assert_eq!(a.len() + b.len(), expected);
@@ -142,7 +142,7 @@ async fn a_claim_can_be_read_back(fixture: Fixture) {
     let (won, never) = (world.job(), world.job());
     fixture
         .store
-        .job_claim_sync(gateway, vec![world.claim(&won)], at(1))
+        .job_claim_sync(vec![world.claim(gateway, &won)], at(1))
         .await
         .unwrap();
     let read = fixture

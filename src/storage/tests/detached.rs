@@ -9,10 +9,21 @@ contract!(
     a_job_is_marked_once_and_by_its_holder_alone,
     a_claim_that_was_given_back_can_not_be_marked,
     only_a_pending_job_of_ones_own_is_given_up,
-    a_submitted_job_is_recorded_once,
+    a_released_job_is_anybodys_again_at_the_same_attempt,
 );
 
-fn detached(world: &World) -> NewJob {
+/// Takes them in, one by one.
+async fn submit(store: &Store, jobs: impl IntoIterator<Item = &NewJob>) {
+    for job in jobs {
+        let new = NewSubmission {
+            job: job.clone(),
+            idempotency: None,
+        };
+        assert_eq!(store.job_submit(new).await.unwrap(), Submitted::New);
+    }
+}
+
+pub(super) fn detached(world: &World) -> NewJob {
     NewJob {
         detached: true,
         retry: true,
@@ -21,7 +32,7 @@ fn detached(world: &World) -> NewJob {
     }
 }
 
-fn mark(job: &NewJob, runner: RunnerId) -> Mark {
+fn mark(holder: GatewayId, job: &NewJob, runner: RunnerId) -> Mark {
     let placement = Some(Placement {
         runner,
         session: SessionId::new(),
@@ -29,6 +40,7 @@ fn mark(job: &NewJob, runner: RunnerId) -> Mark {
     Mark {
         id: job.id,
         attempt: job.attempt,
+        holder,
         placement,
         dispatched_at: at(3),
     }
@@ -39,21 +51,19 @@ async fn a_detached_job_is_taken_by_one_gateway(fixture: Fixture) {
     let other = fixture.second().await;
     let (first, second) = (gateway(store).await, gateway(store).await);
     let jobs: Vec<NewJob> = (0..50).map(|_| detached(&acme)).collect();
-    store.job_submit(jobs.clone()).await.unwrap();
+    submit(store, &jobs).await;
     // A synchronous job is nobody's to take.
     let waited_for = acme.job();
     store
-        .job_claim_sync(first, vec![acme.claim(&waited_for)], at(1))
+        .job_claim_sync(vec![acme.claim(first, &waited_for)], at(1))
         .await
         .unwrap();
     store
-        .job_requeue(
-            first,
-            vec![Requeue {
-                id: waited_for.id,
-                attempt: 1,
-            }],
-        )
+        .job_requeue(vec![Requeue {
+            id: waited_for.id,
+            attempt: 1,
+            holder: first,
+        }])
         .await
         .unwrap();
     let (a, b) = tokio::join!(
@@ -87,7 +97,7 @@ async fn the_nearest_deadline_is_taken_first_and_a_late_one_never(fixture: Fixtu
         deadline_at: at(deadline),
         ..detached(&acme)
     });
-    store.job_submit(jobs.to_vec()).await.unwrap();
+    submit(store, &jobs).await;
     let mut taken = Vec::new();
     for _ in 0..4 {
         taken.extend(
@@ -106,10 +116,10 @@ async fn a_job_is_marked_once_and_by_its_holder_alone(fixture: Fixture) {
     let (acme, store) = (world(&fixture.store, "acme").await, &fixture.store);
     let (own, other) = (gateway(store).await, gateway(store).await);
     let job = detached(&acme);
-    store.job_submit(vec![job.clone()]).await.unwrap();
+    submit(store, [&job]).await;
     assert!(
         store
-            .job_mark(own, vec![mark(&job, acme.runner)])
+            .job_mark(vec![mark(own, &job, acme.runner)])
             .await
             .unwrap()
             .is_empty()
@@ -121,28 +131,28 @@ async fn a_job_is_marked_once_and_by_its_holder_alone(fixture: Fixture) {
     };
     assert!(
         store
-            .job_mark(own, vec![mark(&later, acme.runner)])
+            .job_mark(vec![mark(own, &later, acme.runner)])
             .await
             .unwrap()
             .is_empty()
     );
     assert!(
         store
-            .job_mark(other, vec![mark(&job, acme.runner)])
+            .job_mark(vec![mark(other, &job, acme.runner)])
             .await
             .unwrap()
             .is_empty()
     );
     assert_eq!(
         store
-            .job_mark(own, vec![mark(&job, acme.runner)])
+            .job_mark(vec![mark(own, &job, acme.runner)])
             .await
             .unwrap(),
         [job.id]
     );
     assert!(
         store
-            .job_mark(own, vec![mark(&job, acme.runner)])
+            .job_mark(vec![mark(own, &job, acme.runner)])
             .await
             .unwrap()
             .is_empty()
@@ -162,7 +172,7 @@ async fn a_claim_that_was_given_back_can_not_be_marked(fixture: Fixture) {
         deadline_at: at(1000),
         ..detached(&acme)
     };
-    store.job_submit(vec![job.clone()]).await.unwrap();
+    submit(store, [&job]).await;
     store.job_take_pending(own, 1, at(1)).await.unwrap();
     let swept = store.job_sweep(at(40), at(10), at(10), 10).await.unwrap();
     assert_eq!(
@@ -175,7 +185,7 @@ async fn a_claim_that_was_given_back_can_not_be_marked(fixture: Fixture) {
     );
     assert!(
         store
-            .job_mark(own, vec![mark(&job, acme.runner)])
+            .job_mark(vec![mark(own, &job, acme.runner)])
             .await
             .unwrap()
             .is_empty()
@@ -190,9 +200,9 @@ async fn only_a_pending_job_of_ones_own_is_given_up(fixture: Fixture) {
     let (acme, store) = (world(&fixture.store, "acme").await, &fixture.store);
     let (other, own) = (world(store, "other").await, gateway(store).await);
     let (lies, runs) = (detached(&acme), detached(&acme));
-    store.job_submit(vec![runs.clone()]).await.unwrap();
+    submit(store, [&runs]).await;
     store.job_take_pending(own, 1, at(1)).await.unwrap();
-    store.job_submit(vec![lies.clone()]).await.unwrap();
+    submit(store, [&lies]).await;
     assert_eq!(
         store
             .job_cancel_pending(other.organisation, lies.id, at(2))
@@ -236,23 +246,30 @@ async fn only_a_pending_job_of_ones_own_is_given_up(fixture: Fixture) {
     );
 }
 
-async fn a_submitted_job_is_recorded_once(fixture: Fixture) {
+async fn a_released_job_is_anybodys_again_at_the_same_attempt(fixture: Fixture) {
     let (acme, store) = (world(&fixture.store, "acme").await, &fixture.store);
-    let own = gateway(store).await;
+    let (own, other) = (gateway(store).await, gateway(store).await);
     let job = detached(&acme);
-    store.job_submit(vec![job.clone()]).await.unwrap();
+    submit(store, [&job]).await;
+    let release = |holder, attempt| async move {
+        let entry = Release {
+            id: job.id,
+            attempt,
+            holder,
+        };
+        store.job_release(vec![entry]).await.unwrap()
+    };
+    assert!(release(own, 1).await.is_empty(), "nobody has it yet");
     store.job_take_pending(own, 1, at(1)).await.unwrap();
-    store.job_submit(vec![job.clone()]).await.unwrap();
-    assert_eq!(
-        store
-            .job_get(acme.organisation, job.id)
-            .await
-            .unwrap()
-            .status,
-        Claimed
-    );
-    assert!(matches!(
-        store.job_submit(vec![acme.job()]).await,
-        Err(StoreError::Internal(_))
-    ));
+    assert!(release(other, 1).await.is_empty(), "another one's");
+    assert!(release(own, 2).await.is_empty(), "another attempt");
+    assert_eq!(release(own, 1).await, [job.id]);
+    assert!(release(own, 1).await.is_empty(), "given back already");
+    let taken = store.job_take_pending(other, 1, at(2)).await.unwrap();
+    assert_eq!((taken[0].attempt, taken[0].claimed_by), (1, Some(other)));
+    store
+        .job_mark(vec![mark(other, &job, acme.runner)])
+        .await
+        .unwrap();
+    assert!(release(other, 1).await.is_empty(), "it may have been sent");
 }

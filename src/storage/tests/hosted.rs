@@ -25,7 +25,7 @@ async fn number(store: &Store, sql: &'static str) -> i64 {
     .unwrap()
 }
 
-async fn execute(store: &Store, sql: &'static str) -> Result<(), StoreError> {
+pub(super) async fn execute(store: &Store, sql: &'static str) -> Result<(), StoreError> {
     unit!(store, Read, connection => {
         diesel::sql_query(sql).execute(connection).await?;
         Ok(())
@@ -85,7 +85,7 @@ fn a_connection_lost_inside_a_commit_is_uncertain() {
         }
         let job = world.job();
         let claimed = store
-            .job_claim_sync(gateway, vec![world.claim(&job)], at(1))
+            .job_claim_sync(vec![world.claim(gateway, &job)], at(1))
             .await;
         assert!(
             matches!(claimed, Err(StoreError::Uncertain(_))),
@@ -97,7 +97,7 @@ fn a_connection_lost_inside_a_commit_is_uncertain() {
             .unwrap();
         assert_eq!(
             store
-                .job_claim_sync(gateway, vec![world.claim(&job)], at(1))
+                .job_claim_sync(vec![world.claim(gateway, &job)], at(1))
                 .await
                 .unwrap(),
             [job.id]
@@ -177,6 +177,7 @@ fn the_table_of_jobs_has_room_for_its_updates_and_no_index_on_what_they_write() 
             columns,
             [
                 "(environment_id, id)",
+                "(environment_id, idempotency_key) WHERE (idempotency_key IS NOT NULL)",
                 "(id)",
                 "(deadline_at) WHERE (finished_at IS NULL)"
             ]
@@ -187,7 +188,7 @@ fn the_table_of_jobs_has_room_for_its_updates_and_no_index_on_what_they_write() 
         let jobs: Vec<NewJob> = (0..200).map(|_| world.job()).collect();
         for job in &jobs {
             store
-                .job_claim_sync(gateway, vec![world.claim(job)], at(1))
+                .job_claim_sync(vec![world.claim(gateway, job)], at(1))
                 .await
                 .unwrap();
         }

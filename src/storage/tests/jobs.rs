@@ -34,11 +34,11 @@ async fn a_job_is_written_down_as_it_was_given(fixture: Fixture) {
         retry: true,
         ..world.job()
     };
-    let claim = world.claim(&job);
+    let claim = world.claim(gateway, &job);
     let placement = claim.placement.unwrap();
     fixture
         .store
-        .job_claim_sync(gateway, vec![claim], at(1))
+        .job_claim_sync(vec![claim], at(1))
         .await
         .unwrap();
     let row = fixture
@@ -72,6 +72,8 @@ async fn a_job_is_written_down_as_it_was_given(fixture: Fixture) {
         key_id: Some(world.key),
         request: Some(request),
         routing: job.routing.clone(),
+        idempotency_key: None,
+        request_hash: None,
     };
     assert_eq!(row, expected);
 }
@@ -86,15 +88,13 @@ async fn a_job_ends_once(fixture: Fixture) {
         };
         let inline = SyncClaim {
             job: job.clone(),
+            holder: gateway,
             placement: None,
         };
-        store
-            .job_claim_sync(gateway, vec![inline], at(1))
-            .await
-            .unwrap();
+        store.job_claim_sync(vec![inline], at(1)).await.unwrap();
         assert_eq!(
             store
-                .job_finish(gateway, vec![end(&job, terminal)])
+                .job_finish(vec![end(gateway, &job, terminal)])
                 .await
                 .unwrap(),
             [job.id]
@@ -102,7 +102,7 @@ async fn a_job_ends_once(fixture: Fixture) {
         for again in [Completed, Failed, Cancelled, Expired] {
             assert!(
                 store
-                    .job_finish(gateway, vec![end(&job, again)])
+                    .job_finish(vec![end(gateway, &job, again)])
                     .await
                     .unwrap()
                     .is_empty()
@@ -110,13 +110,11 @@ async fn a_job_ends_once(fixture: Fixture) {
         }
         assert!(
             store
-                .job_requeue(
-                    gateway,
-                    vec![Requeue {
-                        id: job.id,
-                        attempt: 1
-                    }]
-                )
+                .job_requeue(vec![Requeue {
+                    id: job.id,
+                    attempt: 1,
+                    holder: gateway
+                }])
                 .await
                 .unwrap()
                 .is_empty()
@@ -130,7 +128,7 @@ async fn a_job_ends_once(fixture: Fixture) {
     }
     let job = world.job();
     assert!(matches!(
-        store.job_finish(gateway, vec![end(&job, Pending)]).await,
+        store.job_finish(vec![end(gateway, &job, Pending)]).await,
         Err(StoreError::Internal(_))
     ));
 }
@@ -140,7 +138,7 @@ async fn only_the_holder_at_that_attempt_may_end_a_job(fixture: Fixture) {
     let (holder, other) = (gateway(store).await, gateway(store).await);
     let job = world.job();
     store
-        .job_claim_sync(holder, vec![world.claim(&job)], at(1))
+        .job_claim_sync(vec![world.claim(holder, &job)], at(1))
         .await
         .unwrap();
     let wrong_attempt = NewJob {
@@ -149,40 +147,36 @@ async fn only_the_holder_at_that_attempt_may_end_a_job(fixture: Fixture) {
     };
     assert!(
         store
-            .job_finish(other, vec![end(&job, Completed)])
+            .job_finish(vec![end(other, &job, Completed)])
             .await
             .unwrap()
             .is_empty()
     );
     assert!(
         store
-            .job_finish(holder, vec![end(&wrong_attempt, Completed)])
+            .job_finish(vec![end(holder, &wrong_attempt, Completed)])
             .await
             .unwrap()
             .is_empty()
     );
     assert!(
         store
-            .job_requeue(
-                other,
-                vec![Requeue {
-                    id: job.id,
-                    attempt: 1
-                }]
-            )
+            .job_requeue(vec![Requeue {
+                id: job.id,
+                attempt: 1,
+                holder: other
+            }])
             .await
             .unwrap()
             .is_empty()
     );
     assert!(
         store
-            .job_requeue(
-                holder,
-                vec![Requeue {
-                    id: job.id,
-                    attempt: 2
-                }]
-            )
+            .job_requeue(vec![Requeue {
+                id: job.id,
+                attempt: 2,
+                holder: holder
+            }])
             .await
             .unwrap()
             .is_empty()
@@ -195,15 +189,18 @@ async fn a_batch_applies_what_fits_and_says_which(fixture: Fixture) {
     let gateway = gateway(store).await;
     let (mine, unknown) = (world.job(), world.job());
     store
-        .job_claim_sync(gateway, vec![world.claim(&mine)], at(1))
+        .job_claim_sync(vec![world.claim(gateway, &mine)], at(1))
         .await
         .unwrap();
-    let ends = vec![end(&unknown, Failed), end(&mine, Completed)];
-    assert_eq!(store.job_finish(gateway, ends).await.unwrap(), [mine.id]);
-    assert!(store.job_finish(gateway, vec![]).await.unwrap().is_empty());
+    let ends = vec![
+        end(gateway, &unknown, Failed),
+        end(gateway, &mine, Completed),
+    ];
+    assert_eq!(store.job_finish(ends).await.unwrap(), [mine.id]);
+    assert!(store.job_finish(vec![]).await.unwrap().is_empty());
     assert!(
         store
-            .job_claim_sync(gateway, vec![], at(1))
+            .job_claim_sync(vec![], at(1))
             .await
             .unwrap()
             .is_empty()
@@ -215,7 +212,7 @@ async fn an_unplaced_job_is_recorded_as_failed_unless_somebody_has_it(fixture: F
     let gateway = gateway(store).await;
     let (unplaced, held) = (world.job(), world.job());
     store
-        .job_claim_sync(gateway, vec![world.claim(&held)], at(1))
+        .job_claim_sync(vec![world.claim(gateway, &held)], at(1))
         .await
         .unwrap();
     let refused = |job: &NewJob| {
@@ -225,7 +222,7 @@ async fn an_unplaced_job_is_recorded_as_failed_unless_somebody_has_it(fixture: F
             Finish {
                 error_code: code,
                 row_count: None,
-                ..end(job, Failed)
+                ..end(gateway, job, Failed)
             },
         )
     };
@@ -264,7 +261,7 @@ async fn a_poison_entry_fails_its_batch_and_nothing_of_it_is_kept(fixture: Fixtu
     ));
     assert_eq!(
         store
-            .job_claim_sync(gateway, vec![world.claim(&good)], at(1))
+            .job_claim_sync(vec![world.claim(gateway, &good)], at(1))
             .await
             .unwrap(),
         [good.id]
@@ -280,10 +277,10 @@ fn claim_statements_of_nulls(good: &NewJob) -> (batch::Batch, batch::Batch) {
     };
     let claim = SyncClaim {
         job: good.clone(),
+        holder: GatewayId::new(),
         placement: None,
     };
-    let (insert, _) =
-        super::super::jobs::claim_statements(GatewayId::new(), vec![claim], at(1)).unwrap();
+    let (insert, _) = super::super::jobs::claim_statements(vec![claim], at(1)).unwrap();
     (insert, batch::Batch::new(texts, &()).unwrap())
 }
 
@@ -322,13 +319,13 @@ async fn the_sweep_gives_back_stale_claims_and_ends_late_jobs(fixture: Fixture) 
     let ended = world.job();
     let all = [&stale, &fresh, &sent, &late, &ended];
     store
-        .job_claim_sync(gateway, all.map(|job| world.claim(job)).into(), at(1))
+        .job_claim_sync(all.map(|job| world.claim(gateway, job)).into(), at(1))
         .await
         .unwrap();
     force(store, &stale, Claimed, at(10)).await;
     force(store, &fresh, Claimed, at(70)).await;
     store
-        .job_finish(gateway, vec![end(&ended, Completed)])
+        .job_finish(vec![end(gateway, &ended, Completed)])
         .await
         .unwrap();
     let sweep = || store.job_sweep(at(100), at(70), at(40), 100);
@@ -388,14 +385,17 @@ async fn history_is_pruned_by_age_and_by_number_in_small_batches(fixture: Fixtur
         .collect();
     store
         .job_claim_sync(
-            gateway,
-            jobs.iter().map(|job| world.claim(job)).collect(),
+            jobs.iter().map(|job| world.claim(gateway, job)).collect(),
             at(1),
         )
         .await
         .unwrap();
-    let ends = jobs.iter().skip(1).map(|job| end(job, Completed)).collect();
-    store.job_finish(gateway, ends).await.unwrap();
+    let ends = jobs
+        .iter()
+        .skip(1)
+        .map(|job| end(gateway, job, Completed))
+        .collect();
+    store.job_finish(ends).await.unwrap();
     let left = || async {
         let listed = store
             .job_list(world.organisation, JobFilter::default(), Page::first(100))
@@ -437,11 +437,11 @@ async fn jobs_are_listed_latest_first_and_by_every_filter(fixture: Fixture) {
             ..acme.job()
         },
     ];
-    let mut claims: Vec<SyncClaim> = jobs.iter().map(|job| acme.claim(job)).collect();
+    let mut claims: Vec<SyncClaim> = jobs.iter().map(|job| acme.claim(gateway, job)).collect();
     claims[2].placement = None;
-    store.job_claim_sync(gateway, claims, at(1)).await.unwrap();
+    store.job_claim_sync(claims, at(1)).await.unwrap();
     store
-        .job_finish(gateway, vec![end(&jobs[0], Completed)])
+        .job_finish(vec![end(gateway, &jobs[0], Completed)])
         .await
         .unwrap();
     let any = JobFilter::default;
@@ -527,15 +527,14 @@ async fn a_large_batch_is_one_step(fixture: Fixture) {
     let (world, store) = (world(&fixture.store, "acme").await, &fixture.store);
     let gateway = gateway(store).await;
     let jobs: Vec<NewJob> = (0..5000).map(|_| world.job()).collect();
-    let claims = jobs.iter().map(|job| world.claim(job)).collect();
+    let claims = jobs.iter().map(|job| world.claim(gateway, job)).collect();
     assert_eq!(
-        store
-            .job_claim_sync(gateway, claims, at(1))
-            .await
-            .unwrap()
-            .len(),
+        store.job_claim_sync(claims, at(1)).await.unwrap().len(),
         5000
     );
-    let ends = jobs.iter().map(|job| end(job, Completed)).collect();
-    assert_eq!(store.job_finish(gateway, ends).await.unwrap().len(), 5000);
+    let ends = jobs
+        .iter()
+        .map(|job| end(gateway, job, Completed))
+        .collect();
+    assert_eq!(store.job_finish(ends).await.unwrap().len(), 5000);
 }

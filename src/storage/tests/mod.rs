@@ -2,11 +2,16 @@
 //! it is, nothing more.
 
 mod catalogue;
+mod changes;
 mod claims;
 mod detached;
 mod hosted;
 mod jobs;
+mod listening;
 mod presence;
+mod results;
+mod submissions;
+mod supersede;
 mod tenants;
 mod units;
 
@@ -249,13 +254,14 @@ impl World {
         }
     }
 
-    pub(super) fn claim(&self, job: &NewJob) -> SyncClaim {
+    pub(super) fn claim(&self, holder: GatewayId, job: &NewJob) -> SyncClaim {
         let placement = Placement {
             runner: self.runner,
             session: SessionId::new(),
         };
         SyncClaim {
             job: job.clone(),
+            holder,
             placement: Some(placement),
         }
     }
@@ -276,15 +282,22 @@ impl World {
             remote_addr: Some("127.0.0.1".into()),
             connected_at: at(1),
             last_seen_at: at(1),
+            state: SessionState::Ready,
+            changed_at: at(1),
         }
     }
 }
 
 /// The end of an attempt, in that state.
-pub(super) fn end(job: &NewJob, status: crate::domain::job::JobStatus) -> Finish {
+pub(super) fn end(
+    holder: GatewayId,
+    job: &NewJob,
+    status: crate::domain::job::JobStatus,
+) -> Finish {
     Finish {
         id: job.id,
         attempt: job.attempt,
+        holder,
         status,
         finished_at: at(2),
         error_code: None,

@@ -19,7 +19,7 @@ async fn a_session_is_closed_by_its_own_gateway_alone(fixture: Fixture) {
     let (own, other) = (gateway(store).await, gateway(store).await);
     let session = acme.session(own);
     store.session_open(session.clone()).await.unwrap();
-    assert!(!store.session_close(other, session.id).await.unwrap());
+    assert!(!store.session_close(other, session.id, at(2)).await.unwrap());
     assert_eq!(
         store
             .session_list(acme.organisation, acme.runner)
@@ -27,8 +27,8 @@ async fn a_session_is_closed_by_its_own_gateway_alone(fixture: Fixture) {
             .unwrap(),
         std::slice::from_ref(&session)
     );
-    assert!(store.session_close(own, session.id).await.unwrap());
-    assert!(!store.session_close(own, session.id).await.unwrap());
+    assert!(store.session_close(own, session.id, at(2)).await.unwrap());
+    assert!(!store.session_close(own, session.id, at(2)).await.unwrap());
     let runner = store
         .runner_get(acme.organisation, acme.runner)
         .await
@@ -45,7 +45,7 @@ async fn a_session_that_was_overtaken_closes_nothing_but_itself(fixture: Fixture
     let (old, new) = (acme.session(own), acme.session(own));
     store.session_open(old.clone()).await.unwrap();
     store.session_open(new.clone()).await.unwrap();
-    assert!(store.session_close(own, old.id).await.unwrap());
+    assert!(store.session_close(own, old.id, at(2)).await.unwrap());
     assert_eq!(store.session_list_all().await.unwrap(), [new]);
 }
 
@@ -120,7 +120,7 @@ async fn abandoned(
             ..world.job()
         };
         store
-            .job_claim_sync(holder, vec![world.claim(&job)], at(1))
+            .job_claim_sync(vec![world.claim(holder, &job)], at(1))
             .await
             .unwrap();
         let id = job.id;
@@ -158,7 +158,7 @@ async fn the_jobs_of_a_lost_gateway_are_settled(fixture: Fixture) {
     let jobs = abandoned(store, &acme, lost).await;
     let theirs = acme.job();
     store
-        .job_claim_sync(other, vec![acme.claim(&theirs)], at(1))
+        .job_claim_sync(vec![acme.claim(other, &theirs)], at(1))
         .await
         .unwrap();
     let settled = store
@@ -184,8 +184,11 @@ async fn the_jobs_of_a_lost_gateway_are_settled(fixture: Fixture) {
         Dispatched
     );
     // What the lost gateway says now changes nothing.
-    let ends = jobs.iter().map(|(job, ..)| end(job, Completed)).collect();
-    assert!(store.job_finish(lost, ends).await.unwrap().is_empty());
+    let ends = jobs
+        .iter()
+        .map(|(job, ..)| end(lost, job, Completed))
+        .collect();
+    assert!(store.job_finish(ends).await.unwrap().is_empty());
 }
 
 async fn taking_over_leaves_only_what_is_ones_own(fixture: Fixture) {
@@ -196,7 +199,7 @@ async fn taking_over_leaves_only_what_is_ones_own(fixture: Fixture) {
     let orphans = abandoned(store, &acme, older).await;
     let mine = acme.job();
     store
-        .job_claim_sync(own, vec![acme.claim(&mine)], at(1))
+        .job_claim_sync(vec![acme.claim(own, &mine)], at(1))
         .await
         .unwrap();
     store.session_open(acme.session(old)).await.unwrap();

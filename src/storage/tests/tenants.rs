@@ -39,7 +39,7 @@ async fn nothing_of_another_organisation_is_visible(fixture: Fixture) {
         .unwrap();
     let job = a.job();
     store
-        .job_claim_sync(own, vec![a.claim(&job)], at(1))
+        .job_claim_sync(vec![a.claim(own, &job)], at(1))
         .await
         .unwrap();
     assert_absent!(
@@ -125,14 +125,14 @@ async fn nothing_of_another_organisation_can_be_changed(fixture: Fixture) {
         ..RunnerChange::default()
     };
     assert_absent!(
-        store.environment_rename(b.organisation, a.environment, "stolen".into()),
-        store.environment_delete(b.organisation, a.environment),
+        store.environment_rename(b.organisation, a.environment, "stolen".into(), at(1)),
+        store.environment_delete(b.organisation, a.environment, at(1)),
         store.runner_update(b.organisation, a.runner, runner, at(2)),
-        store.runner_delete(b.organisation, a.runner),
+        store.runner_delete(b.organisation, a.runner, at(1)),
         store.source_update(b.environment, a.source, source, at(2)),
-        store.source_delete(b.environment, a.source),
+        store.source_delete(b.environment, a.source, at(1)),
         store.lens_update(b.environment, a.lens, lens, at(2)),
-        store.lens_delete(b.environment, a.lens),
+        store.lens_delete(b.environment, a.lens, at(1)),
         store.assignment_replace(b.organisation, a.runner, vec![], at(2)),
         store.assignment_add(b.organisation, a.runner, b.source, at(2)),
         store.assignment_remove(b.organisation, a.runner, a.source, at(2)),
@@ -284,21 +284,27 @@ async fn names_are_unique_in_their_tenant_only(fixture: Fixture) {
 async fn what_something_refers_to_is_not_deleted(fixture: Fixture) {
     let (a, store) = (world(&fixture.store, "a").await, &fixture.store);
     let answers = [
-        store.source_delete(a.environment, a.source).await,
+        store.source_delete(a.environment, a.source, at(1)).await,
         store
-            .environment_delete(a.organisation, a.environment)
+            .environment_delete(a.organisation, a.environment, at(1))
             .await,
-        store.organisation_delete(a.organisation).await,
+        store.organisation_delete(a.organisation, at(1)).await,
     ];
     for answer in answers {
         assert!(matches!(answer, Err(StoreError::Conflict(_))), "{answer:?}");
     }
-    store.lens_delete(a.environment, a.lens).await.unwrap();
+    store
+        .lens_delete(a.environment, a.lens, at(1))
+        .await
+        .unwrap();
     store
         .assignment_add(a.organisation, a.runner, a.source, at(1))
         .await
         .unwrap();
-    store.source_delete(a.environment, a.source).await.unwrap();
+    store
+        .source_delete(a.environment, a.source, at(1))
+        .await
+        .unwrap();
     assert!(
         store
             .assignment_list(a.organisation, a.runner)
@@ -307,16 +313,22 @@ async fn what_something_refers_to_is_not_deleted(fixture: Fixture) {
             .is_empty()
     );
     store
-        .environment_delete(a.organisation, a.environment)
+        .environment_delete(a.organisation, a.environment, at(1))
         .await
         .unwrap();
-    store.runner_delete(a.organisation, a.runner).await.unwrap();
-    store.organisation_delete(a.organisation).await.unwrap();
+    store
+        .runner_delete(a.organisation, a.runner, at(1))
+        .await
+        .unwrap();
+    store
+        .organisation_delete(a.organisation, at(1))
+        .await
+        .unwrap();
     assert_absent!(
-        store.organisation_delete(a.organisation),
+        store.organisation_delete(a.organisation, at(1)),
         store.organisation_get(a.organisation)
     );
-    assert_absent!(store.organisation_rename(a.organisation, "gone".into()));
+    assert_absent!(store.organisation_rename(a.organisation, "gone".into(), at(1)));
     assert_eq!(
         store.catalogue_load(at(1)).await.unwrap(),
         Catalogue::default()
@@ -333,10 +345,13 @@ async fn deleting_a_runner_takes_its_keys_assignments_and_sessions(fixture: Fixt
         .unwrap();
     let job = a.job();
     store
-        .job_claim_sync(own, vec![a.claim(&job)], at(1))
+        .job_claim_sync(vec![a.claim(own, &job)], at(1))
         .await
         .unwrap();
-    store.runner_delete(a.organisation, a.runner).await.unwrap();
+    store
+        .runner_delete(a.organisation, a.runner, at(1))
+        .await
+        .unwrap();
     assert!(store.session_list_all().await.unwrap().is_empty());
     let catalogue = store.catalogue_load(at(1)).await.unwrap();
     assert!(catalogue.runners.is_empty() && catalogue.assignments.is_empty());
@@ -349,7 +364,7 @@ async fn deleting_a_runner_takes_its_keys_assignments_and_sessions(fixture: Fixt
             .runner_id,
         Some(a.runner)
     );
-    assert_absent!(store.runner_delete(a.organisation, a.runner));
+    assert_absent!(store.runner_delete(a.organisation, a.runner, at(1)));
     assert_absent!(store.runner_key_by_hash("a-runner"));
 }
 

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use diesel::ExpressionMethods as _;
 use tokio::sync::{Notify, mpsc};
 
 use super::*;
@@ -41,7 +42,7 @@ async fn drop_half_way(store: &Store, end: fn() -> Result<(), StoreError>) {
     let (its_store, its_turn) = (store.clone(), go_on.clone());
     let caller = tokio::spawn(async move {
         unit!(its_store, Transaction, connection => {
-            diesel::insert_into(schema::organisations::table).values(&row).execute(connection).await?;
+            diesel::insert_into(schema::organisations::table).values((&row, schema::organisations::changed_at.eq(at(0)))).execute(connection).await?;
             written.send(()).await.unwrap();
             its_turn.notified().await;
             end()
@@ -81,7 +82,7 @@ async fn a_panic_inside_a_unit_leaves_nothing_and_does_not_wedge_the_store(fixtu
     for n in 0..20 {
         let row = organisation("panic");
         let ended: Result<(), StoreError> = unit!(fixture.store, Transaction, connection => {
-            diesel::insert_into(schema::organisations::table).values(&row).execute(connection).await?;
+            diesel::insert_into(schema::organisations::table).values((&row, schema::organisations::changed_at.eq(at(0)))).execute(connection).await?;
             assert!(n > 100, "on purpose");
             Ok(())
         });
@@ -104,8 +105,8 @@ async fn a_failed_unit_leaves_nothing(fixture: Fixture) {
         .unwrap();
     let first = organisation("first");
     let failed = unit!(fixture.store, Transaction, connection => {
-        diesel::insert_into(schema::organisations::table).values(&first).execute(connection).await?;
-        diesel::insert_into(schema::organisations::table).values(&taken).execute(connection).await?;
+        diesel::insert_into(schema::organisations::table).values((&first, schema::organisations::changed_at.eq(at(0)))).execute(connection).await?;
+        diesel::insert_into(schema::organisations::table).values((&taken, schema::organisations::changed_at.eq(at(0)))).execute(connection).await?;
         Ok(())
     });
     assert!(matches!(failed, Err(StoreError::Conflict(_))), "{failed:?}");
@@ -157,7 +158,7 @@ async fn bootstrap_fills_an_empty_store_once(fixture: Fixture) {
     );
     fixture
         .store
-        .organisation_rename(organisation.id, "Renamed".into())
+        .organisation_rename(organisation.id, "Renamed".into(), at(1))
         .await
         .unwrap();
     fixture.store.bootstrap(at(2)).await.unwrap();

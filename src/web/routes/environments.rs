@@ -127,7 +127,12 @@ async fn environment_update(
     let renamed = front
         .gateway
         .store
-        .environment_rename(admin.organisation_id, found.id, slug)
+        .environment_rename(
+            admin.organisation_id,
+            found.id,
+            slug,
+            front.gateway.clock.now(),
+        )
         .await;
     let row = renamed.missing("environment", &path)?;
     front.gateway.refresh().await?;
@@ -158,7 +163,7 @@ async fn environment_delete(
     front
         .gateway
         .store
-        .environment_delete(admin.organisation_id, found.id)
+        .environment_delete(admin.organisation_id, found.id, front.gateway.clock.now())
         .await
         .missing("environment", &path)?;
     front.gateway.refresh().await?;

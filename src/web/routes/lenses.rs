@@ -207,7 +207,7 @@ async fn lens_delete(
     front
         .gateway
         .store
-        .lens_delete(scope.environment.id, id)
+        .lens_delete(scope.environment.id, id, front.gateway.clock.now())
         .await
         .missing("lens", &path)?;
     front.gateway.refresh().await?;

@@ -184,7 +184,7 @@ async fn runner_delete(
     front
         .gateway
         .store
-        .runner_delete(admin.organisation_id, id)
+        .runner_delete(admin.organisation_id, id, front.gateway.clock.now())
         .await
         .missing("runner", &path)?;
     front.gateway.refresh().await?;

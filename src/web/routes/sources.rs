@@ -196,7 +196,7 @@ async fn source_delete(
     front
         .gateway
         .store
-        .source_delete(scope.environment.id, id)
+        .source_delete(scope.environment.id, id, front.gateway.clock.now())
         .await
         .missing("source", &path)?;
     front.gateway.refresh().await?;
