@@ -17,7 +17,7 @@ pub enum StoreError {
     /// It contradicts something that is there; the text says what.
     #[error("{0}")]
     Conflict(&'static str),
-    /// The store cannot be reached or is too busy; nothing was written.
+    /// The store cannot be reached, is too busy, or is about to stop; nothing was written.
     #[error("the store is unavailable")]
     Unavailable(#[source] Cause),
     /// The connection was lost while it committed: everything or nothing was written.
@@ -43,10 +43,33 @@ impl StoreError {
     }
 }
 
+/// How PostgreSQL begins to say that it is not the statement's fault. The code that it sends along is what
+/// should be looked at, and diesel drops it. A server that says it in another language is taken at its word
+/// only when the connection ends; the rest is an internal error there.
+const PASSING: [&str; 9] = [
+    // Limits of time, and whoever cancels a statement by hand.
+    "canceling statement due to",
+    "could not obtain lock",
+    "deadlock detected",
+    // Limits of space.
+    "could not extend file",
+    "could not write to file",
+    "out of memory",
+    "out of shared memory",
+    // The server or its administrator ends the connection.
+    "terminating connection",
+    "the database system is",
+];
+
+fn is_passing(message: &str) -> bool {
+    PASSING.iter().any(|words| message.starts_with(words))
+}
+
 impl From<DieselError> for StoreError {
     fn from(error: DieselError) -> Self {
         use DatabaseErrorKind::{
-            ClosedConnection, ForeignKeyViolation, UnableToSendCommand, UniqueViolation,
+            ClosedConnection, ForeignKeyViolation, ReadOnlyTransaction, SerializationFailure,
+            UnableToSendCommand, UniqueViolation, Unknown,
         };
         match error {
             DieselError::NotFound => Self::NotFound,
@@ -54,8 +77,14 @@ impl From<DieselError> for StoreError {
             DieselError::DatabaseError(ForeignKeyViolation, _) => Self::Conflict(
                 "something that it refers to does not exist, or something still refers to it",
             ),
-            DieselError::DatabaseError(UnableToSendCommand | ClosedConnection, _)
+            DieselError::DatabaseError(
+                UnableToSendCommand | ClosedConnection | SerializationFailure | ReadOnlyTransaction,
+                _,
+            )
             | DieselError::BrokenTransactionManager => Self::Unavailable(error.into()),
+            DieselError::DatabaseError(Unknown, ref said) if is_passing(said.message()) => {
+                Self::Unavailable(error.into())
+            }
             DieselError::DeserializationError(_) => Self::Corrupt(error.into()),
             other => Self::Internal(other.into()),
         }

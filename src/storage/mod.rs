@@ -26,6 +26,7 @@ mod schema;
 mod session;
 mod source;
 mod sqlite;
+mod target;
 mod tls;
 mod tombstone;
 mod types;
@@ -58,7 +59,7 @@ pub use types::{
     Deployment, GroupDispatch, KeyKind, Role, SessionState, StoredCredentials, TombstoneKind,
 };
 
-use postgres::Postgres;
+use postgres::{Limits, Postgres};
 use run::unit;
 use sqlite::Sqlite;
 
@@ -121,7 +122,7 @@ impl Store {
                 Backend::Embedded(Sqlite::open(path, runtime.clone()).await?)
             }
             Some(("postgres" | "postgresql", _)) => {
-                Backend::Hosted(Postgres::open(url, runtime.clone()).await?)
+                Backend::Hosted(Postgres::open(url, Limits::default(), runtime.clone()).await?)
             }
             _ => {
                 return Err(StoreError::unavailable(

@@ -5,102 +5,44 @@
 //! its request does not tear a connection out of a transaction.
 
 use std::panic::AssertUnwindSafe;
-use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use deadpool_postgres::Runtime;
-use diesel::ConnectionError;
 use diesel::result::{DatabaseErrorKind, Error as DieselError};
 use diesel_async::pooled_connection::deadpool::{Object, Pool};
 use diesel_async::pooled_connection::{
     AsyncDieselConnectionManager, ManagerConfig, RecyclingMethod,
 };
-use diesel_async::{
-    AsyncConnection, AsyncPgConnection, RunQueryDsl, SimpleAsyncConnection, TransactionManager,
-};
+use diesel_async::{AsyncConnection, AsyncPgConnection, RunQueryDsl, TransactionManager};
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use tokio::runtime::Handle;
-use tokio_postgres::NoTls;
-use tokio_postgres::config::SslMode;
-use url::Url;
 
 use super::error::StoreError;
 use super::run::Mode;
-use super::tls::Tls;
+use super::target::Target;
 
-/// How many connections serve everything that has no lane of its own.
-const CONNECTIONS: usize = 16;
-/// How long a unit of work may wait for a connection.
-const WAIT: Duration = Duration::from_secs(5);
-/// How long opening a connection may take.
-const CONNECT: Duration = Duration::from_secs(4);
-/// How long a unit of work may take: a server that was stopped still acknowledges what it is sent, so
-/// only a clock of our own notices.
-const UNIT: Duration = Duration::from_secs(20);
-/// Limits that the server keeps, so that a gateway that was stopped holds nothing for long.
-const SESSION: &str = "SET statement_timeout = '10s'; SET lock_timeout = '4s'; \
-                       SET idle_in_transaction_session_timeout = '10s'; SET application_name = 'semilayer'";
-
-/// What every pool of this store opens its connections with.
-struct Target {
-    config: tokio_postgres::Config,
-    tls: Tls,
+/// What a store that does not answer is given.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Limits {
+    /// How many connections serve everything that has no lane of its own.
+    pub(super) connections: usize,
+    /// How long a unit of work may wait for a connection.
+    pub(super) wait: Duration,
+    /// How long a unit of work may take: a server that was stopped still acknowledges what it is sent, so
+    /// only a clock of our own notices.
+    pub(super) unit: Duration,
 }
 
-impl Target {
-    fn parse(url: &str) -> Result<Self, StoreError> {
-        let mut url = Url::parse(url).map_err(StoreError::unavailable)?;
-        let tls = Tls::take_from(&mut url)?;
-        let mut config =
-            tokio_postgres::Config::from_str(url.as_str()).map_err(StoreError::unavailable)?;
-        config
-            .ssl_mode(tls.mode)
-            .connect_timeout(CONNECT)
-            .keepalives(true)
-            .keepalives_idle(Duration::from_secs(5))
-            .keepalives_interval(Duration::from_secs(2))
-            .keepalives_retries(3)
-            .tcp_user_timeout(Duration::from_secs(8));
-        Ok(Self { config, tls })
-    }
-
-    async fn connect(&self) -> Result<AsyncPgConnection, ConnectionError> {
-        let opening = async {
-            let mut connection = if self.tls.mode == SslMode::Disable {
-                let (client, driver) = self.config.connect(NoTls).await.map_err(bad_connection)?;
-                AsyncPgConnection::try_from_client_and_connection(client, driver).await?
-            } else {
-                let (client, driver) = self
-                    .config
-                    .connect(self.tls.connector.clone())
-                    .await
-                    .map_err(bad_connection)?;
-                AsyncPgConnection::try_from_client_and_connection(client, driver).await?
-            };
-            connection
-                .batch_execute(SESSION)
-                .await
-                .map_err(ConnectionError::CouldntSetupConfiguration)?;
-            Ok(connection)
-        };
-        match tokio::time::timeout(CONNECT, opening).await {
-            Ok(opened) => opened,
-            Err(elapsed) => Err(ConnectionError::BadConnection(elapsed.to_string())),
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            connections: 16,
+            wait: Duration::from_secs(5),
+            unit: Duration::from_secs(20),
         }
     }
-}
-
-/// Keeps the whole chain of causes: `error connecting to server` alone helps nobody.
-fn bad_connection(error: tokio_postgres::Error) -> ConnectionError {
-    let mut text = error.to_string();
-    let mut cause = std::error::Error::source(&error);
-    while let Some(error) = cause {
-        text = format!("{text}: {error}");
-        cause = error.source();
-    }
-    ConnectionError::BadConnection(text)
 }
 
 /// The hosted store's pool.
@@ -108,17 +50,23 @@ fn bad_connection(error: tokio_postgres::Error) -> ConnectionError {
 pub(super) struct Postgres {
     target: Arc<Target>,
     pool: Pool<AsyncPgConnection>,
+    limits: Limits,
     runtime: Handle,
 }
 
 impl Postgres {
     /// Connects once, so that a wrong URL is noticed here.
-    pub(super) async fn open(url: &str, runtime: Handle) -> Result<Self, StoreError> {
+    pub(super) async fn open(
+        url: &str,
+        limits: Limits,
+        runtime: Handle,
+    ) -> Result<Self, StoreError> {
         let target = Arc::new(Target::parse(url)?);
-        let pool = pool_of(&target, CONNECTIONS)?;
+        let pool = pool_of(&target, limits)?;
         let store = Self {
             target,
             pool,
+            limits,
             runtime,
         };
         store.run(Mode::Read, |_| async { Ok(()) }.boxed()).await?;
@@ -127,9 +75,13 @@ impl Postgres {
 
     /// The same store over one connection that nobody else uses.
     pub(super) fn lane(&self) -> Result<Self, StoreError> {
-        let pool = pool_of(&self.target, 1)?;
+        let limits = Limits {
+            connections: 1,
+            ..self.limits
+        };
         Ok(Self {
-            pool,
+            pool: pool_of(&self.target, limits)?,
+            limits,
             ..self.clone()
         })
     }
@@ -156,7 +108,7 @@ impl Postgres {
             + Send
             + 'static,
     {
-        let pool = self.pool.clone();
+        let (pool, limit) = (self.pool.clone(), self.limits.unit);
         let work = self.runtime.spawn(async move {
             let mut connection = pool
                 .get()
@@ -167,8 +119,13 @@ impl Postgres {
             let mut committing = false;
             let work =
                 AssertUnwindSafe(unit(&mut connection, mode, &mut committing, body)).catch_unwind();
-            match tokio::time::timeout(UNIT, work).await {
-                Ok(Ok(ended)) => ended,
+            match tokio::time::timeout(limit, work).await {
+                Ok(Ok(ended)) => {
+                    if ended.as_ref().is_err_and(is_of_a_standby) {
+                        drop(Object::take(connection));
+                    }
+                    ended
+                }
                 Ok(Err(_panic)) => {
                     drop(Object::take(connection));
                     Err(StoreError::Internal("a unit of work panicked".into()))
@@ -187,7 +144,7 @@ impl Postgres {
     }
 }
 
-fn pool_of(target: &Arc<Target>, size: usize) -> Result<Pool<AsyncPgConnection>, StoreError> {
+fn pool_of(target: &Arc<Target>, limits: Limits) -> Result<Pool<AsyncPgConnection>, StoreError> {
     let mut config = ManagerConfig::default();
     // Nothing to ask per use: a dead connection is known as such, and one that dies later can die any time.
     config.recycling_method = RecyclingMethod::Fast;
@@ -197,10 +154,10 @@ fn pool_of(target: &Arc<Target>, size: usize) -> Result<Pool<AsyncPgConnection>,
         async move { target.connect().await }.boxed()
     });
     Pool::builder(AsyncDieselConnectionManager::new_with_config("", config))
-        .max_size(size)
+        .max_size(limits.connections)
         .runtime(Runtime::Tokio1)
-        .wait_timeout(Some(WAIT))
-        .create_timeout(Some(WAIT))
+        .wait_timeout(Some(limits.wait))
+        .create_timeout(Some(limits.wait))
         .build()
         .map_err(|error| StoreError::Internal(error.into()))
 }
@@ -221,7 +178,10 @@ where
         Mode::Write => {
             *committing = true;
             return match alone(connection, body).await {
-                Err(StoreError::Unavailable(cause)) => Err(StoreError::Uncertain(cause)),
+                // A server that still answers has said that it did not do it.
+                Err(StoreError::Unavailable(cause)) if !is_alive(connection).await => {
+                    Err(StoreError::Uncertain(cause))
+                }
                 ended => ended,
             };
         }
@@ -271,6 +231,20 @@ fn is_lost(error: &DieselError) -> bool {
     matches!(
         error,
         DieselError::DatabaseError(UnableToSendCommand | ClosedConnection, _)
+    )
+}
+
+/// Whether a server that only follows another one refused to write: a new connection may lead to the other.
+fn is_of_a_standby(error: &StoreError) -> bool {
+    let StoreError::Unavailable(cause) = error else {
+        return false;
+    };
+    matches!(
+        cause.downcast_ref(),
+        Some(DieselError::DatabaseError(
+            DatabaseErrorKind::ReadOnlyTransaction,
+            _
+        ))
     )
 }
 

@@ -18,7 +18,7 @@ struct Line {
     line: String,
 }
 
-async fn number(store: &Store, sql: &'static str) -> i64 {
+pub(super) async fn number(store: &Store, sql: &'static str) -> i64 {
     unit!(store, Read, connection => {
         Ok(diesel::sql_query(sql).get_result::<Number>(connection).await?.n)
     })

@@ -8,6 +8,7 @@ mod detached;
 mod hosted;
 mod jobs;
 mod listening;
+mod outages;
 mod presence;
 mod results;
 mod submissions;
