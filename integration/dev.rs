@@ -253,3 +253,24 @@ async fn a_second_gateway_on_the_same_files_is_refused_and_the_first_goes_on() {
     .await;
     first.assert_healthy().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_gateway_with_another_master_key_does_not_start() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = dir.path().join("data");
+    let first = Gateway::dev(&["--no-demo"]).start_in(&data, None).await;
+    drop(first);
+    let other_key = "AQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQE=";
+    let second = Process::command(env!("CARGO_BIN_EXE_semilayer"))
+        .args(["gateway", "--listen", "127.0.0.1:0", "--data-dir"])
+        .arg(&data)
+        .env("SEMILAYER_MASTER_KEY", other_key)
+        .output()
+        .unwrap();
+    let said = String::from_utf8(second.stderr).unwrap();
+    assert_eq!(second.status.code(), Some(1), "{said}");
+    assert!(
+        said.contains("set up with another master key") && !said.contains(other_key),
+        "{said}"
+    );
+}

@@ -15,7 +15,7 @@ use crate::clock::Clock;
 use crate::config::{Database, GatewayConfig};
 use crate::control::{ControlConfig, ControlPlane};
 use crate::domain::sealing::Sealer;
-use crate::storage::{KeyKind, Organisation, Page, Role, Store};
+use crate::storage::{KeyKind, MasterKeyCheck, Organisation, Page, Role, Store};
 use crate::web::minting::{Minted, Opens};
 use crate::web::server::Listeners;
 
@@ -44,10 +44,12 @@ impl Gateway {
             .await
             .context("cannot bring the store up to date")?;
         let previous = config.master_key_previous.as_ref().map(|key| key.expose());
+        let sealer = Sealer::new(config.master_key.expose(), previous);
+        check_master_key(&store, &sealer).await?;
         let control = ControlPlane::start(ControlConfig {
             store,
             runtime: runtime.clone(),
-            sealer: Arc::new(Sealer::new(config.master_key.expose(), previous)),
+            sealer: Arc::new(sealer),
             clock: Clock::system(),
             timing: config.timing.clone(),
             advertise_url: config.advertise_url.as_ref().map(ToString::to_string),
@@ -149,6 +151,23 @@ impl Gateway {
         self.control.drain().await;
         self.listeners.stop().await;
         log::info!("stopped");
+    }
+}
+
+/// Refuses a master key that is not the store's: with it nothing that is stored could be opened, and other
+/// gateways would not know this one.
+async fn check_master_key(store: &Store, sealer: &Sealer) -> anyhow::Result<()> {
+    let (own, previous) = (sealer.key_id(), sealer.previous_key_id());
+    match store
+        .master_key_check(own.clone(), previous)
+        .await
+        .context("cannot read the store")?
+    {
+        MasterKeyCheck::Agreed => Ok(()),
+        MasterKeyCheck::Other(other) => anyhow::bail!(
+            "the store was set up with another master key (its id is {other}, this one's is {own}): give this gateway the same \
+             SEMILAYER_MASTER_KEY as the others, or to rotate it, the old one as SEMILAYER_MASTER_KEY_PREVIOUS"
+        ),
     }
 }
 

@@ -11,3 +11,4 @@ DROP TABLE runners;
 DROP TABLE runner_groups;
 DROP TABLE environments;
 DROP TABLE organisations;
+DROP TABLE settings;

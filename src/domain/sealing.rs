@@ -127,6 +127,16 @@ impl Sealer {
         Self::new(&[7; KEY_BYTES], None)
     }
 
+    /// What tells the master key from others, and says nothing about it.
+    pub fn key_id(&self) -> String {
+        hex(&self.current.id)
+    }
+
+    /// The same of the key before, during a rotation.
+    pub fn previous_key_id(&self) -> Option<String> {
+        self.previous.as_ref().map(|master| hex(&master.id))
+    }
+
     /// A key for another purpose, the same on every gateway.
     pub fn derive(&self, label: &str) -> Key {
         derive(&self.current.key, label)

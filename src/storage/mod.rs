@@ -24,6 +24,7 @@ mod run;
 mod runner;
 mod schema;
 mod session;
+mod setting;
 mod source;
 mod sqlite;
 mod target;
@@ -53,6 +54,7 @@ pub use listen::Listener;
 pub use organisation::{Environment, Organisation};
 pub use runner::{Assignment, NewRunner, Rotation, Runner, RunnerChange};
 pub use session::{Session, Touch};
+pub use setting::MasterKeyCheck;
 pub use source::{NewSource, Source, SourceChange};
 pub use tombstone::Tombstone;
 pub use types::{

@@ -187,6 +187,13 @@ diesel::table! {
     }
 }
 
+diesel::table! {
+    settings (name) {
+        name -> Text,
+        value -> Text,
+    }
+}
+
 diesel::joinable!(environments -> organisations (organisation_id));
 diesel::joinable!(runner_groups -> organisations (organisation_id));
 diesel::joinable!(runners -> organisations (organisation_id));
@@ -214,6 +221,7 @@ diesel::allow_tables_to_appear_in_same_query!(
     runner_jobs,
     runner_sessions,
     runners,
+    settings,
     sources,
     tombstones,
 );

@@ -11,6 +11,7 @@ mod listening;
 mod outages;
 mod presence;
 mod results;
+mod settings;
 mod submissions;
 mod supersede;
 mod tenants;
