@@ -53,6 +53,7 @@ impl Gateway {
             clock: Clock::system(),
             timing: config.timing.clone(),
             advertise_url: config.advertise_url.as_ref().map(ToString::to_string),
+            prefer_local: config.prefer_local,
             inline_allow: config.inline_allow.clone(),
             tag_sql: config.tag_sql,
             compress: config.compress,
@@ -63,7 +64,7 @@ impl Gateway {
             Ok(listeners) => listeners,
             Err(error) => {
                 // The actors end with the process, and in good order: this is no failure of theirs.
-                control.drain().await;
+                control.close().await;
                 return Err(error);
             }
         };

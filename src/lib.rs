@@ -31,12 +31,16 @@
 //!
 //! ```text
 //!  HTTP ─► web ─Dispatch─► Dispatcher ─Place─► Picker ─Execute─► RunnerSession ─frames─► RunnerSocket ══ws══► runner
-//!    ▲                         ▲                                    │      ▲
+//!    ▲                         ▲                 │                  │      ▲
 //!    │                         ├──────── JobReturned, JobSettled ───┤      └── rows, done, error ── RunnerSocket
-//!    │                         │                                    ▼
-//!    │                   InlineExecutor ───────────────────────► JobLedger ─► Store     (claim, finish, requeue)
-//!    └──────────── reply stream, bounded per job ◄──────────── RunnerSession or InlineExecutor
-//!         HeartbeatMonitor        ClaimSweeper        Cluster (presence, catalogue)
+//!    │                         │                 │                  ▼
+//!    │                   InlineExecutor ─────────┼─────────────► JobLedger ─► Store     (claim, finish, requeue)
+//!    │                         │                 │ Execute          ▲
+//!    │                         │                 ▼                  │ supersede
+//!    │                         │              PeerLink ─────────────┘
+//!    │                         │                 ╚══http══► another gateway's web, Dispatcher, RunnerSession
+//!    └──────────── reply stream, bounded per job ◄──────────── RunnerSession, InlineExecutor or PeerLink
+//!         HeartbeatMonitor    ClaimSweeper    Registrar (session rows)    Cluster (presence, catalogue, links)
 //! ```
 //!
 //! An actor that panics dies without a word, so every core actor carries a [`control::vital::Vital`] that
@@ -72,9 +76,19 @@
 //! certainly did not leave: it goes back to `pending` as its next attempt, and to another runner; its caller
 //! notices nothing.
 //!
-//! **A gateway that dies.** Its sockets close, and runners reconnect. What it had claimed but not sent is
-//! given back by the `ClaimSweeper` after 30 s, what it had sent fails, and nothing stays unfinished for
-//! longer than a minute after its deadline.
+//! **A job whose runner is connected elsewhere.** The `Picker` finds the session among the rows that the
+//! catalogue holds of the other gateways, and the job goes to the `PeerLink` of the one that has it: one HTTP
+//! request with ids and the operation. That gateway checks the tenant again and hands the job to that session and
+//! to nobody else; what the session does not take comes back before anything is claimed, and is placed again
+//! here. Rows come back as frames on the response, which is read no faster than the caller reads. Hanging up
+//! cancels the job.
+//!
+//! **A gateway that dies.** Its sockets close, and runners reconnect. The others see its counter stand still and
+//! declare it lost: its sessions go, what it had sent fails, what it had claimed but not sent is given back.
+//! A job that it was handed by another gateway is placed again if the store says that it had not begun, and
+//! then can never begin under its old attempt. If it was only stopped, it finds out with its next renewal, ends
+//! what it holds and goes on under a new id. Nothing stays unfinished for longer than a minute after its
+//! deadline.
 
 pub mod bridge;
 #[cfg(feature = "gateway")]

@@ -28,8 +28,14 @@ pub struct Timing {
     pub gateway_lease: Duration,
     /// How often a gateway renews its presence.
     pub gateway_renewal: Duration,
-    /// How often the whole catalogue is read again, whatever was announced.
+    /// How often what has changed in the catalogue is read, whatever was announced.
     pub catalogue_poll: Duration,
+    /// How often the whole catalogue is read again.
+    pub full_pass: Duration,
+    /// How long announcements of changes are collected before they are read.
+    pub coalesce: Duration,
+    /// A gateway that has not read the catalogue for this long believes no key.
+    pub key_freshness: Duration,
     /// A job's deadline when neither the request nor the source names one.
     pub default_deadline: Duration,
     /// The longest deadline that can be asked for.
@@ -38,6 +44,13 @@ pub struct Timing {
     pub deadline_grace: Duration,
     /// How long running jobs get to finish when a process is told to stop.
     pub drain: Duration,
+    /// How long requests are still served after a gateway that others stand in for was told to stop, so that
+    /// load balancers notice before it is gone.
+    pub serve_on: Duration,
+    /// How often a job that is held for want of a runner is offered again.
+    pub hold_retry: Duration,
+    /// How long a job is held, unasked, while its runners are moving between gateways or being restarted.
+    pub moving_grace: Duration,
     /// How long a socket may stay silent before its hello.
     pub hello: Duration,
     /// How long output queued for a runner may stand still before the runner counts as stuck.
@@ -60,10 +73,16 @@ impl Default for Timing {
             gateway_lease: s(15),
             gateway_renewal: s(5),
             catalogue_poll: s(30),
+            full_pass: s(600),
+            coalesce: Duration::from_millis(50),
+            key_freshness: s(30),
             default_deadline: s(30),
             max_deadline: s(600),
             deadline_grace: s(30),
             drain: s(30),
+            serve_on: s(10),
+            hold_retry: Duration::from_millis(250),
+            moving_grace: s(5),
             hello: s(10),
             stuck_output: s(10),
         }
@@ -74,6 +93,12 @@ impl Timing {
     /// After how long a silence a session is no longer given jobs: two missed heartbeats.
     pub fn unroutable_after(&self, heartbeat: Duration) -> Duration {
         heartbeat * 2
+    }
+
+    /// How often changes are read whatever was announced: often enough that the catalogue stays fresh while
+    /// the store answers.
+    pub fn delta_pass(&self) -> Duration {
+        self.catalogue_poll.min(self.key_freshness / 3)
     }
 }
 
@@ -90,6 +115,16 @@ mod tests {
         assert!(t.gateway_renewal * 2 < t.gateway_lease);
         assert!(t.heartbeat_v1 * 2 < t.cut_off_v1);
         assert!(t.default_deadline <= t.max_deadline);
+        assert!(t.serve_on < t.drain);
+        assert!(t.hold_retry * 4 < t.moving_grace);
+    }
+
+    #[test]
+    fn one_read_of_the_catalogue_may_fail_before_keys_are_refused() {
+        let t = Timing::default();
+        assert!(t.delta_pass() * 2 < t.key_freshness);
+        assert!(t.key_freshness <= t.catalogue_poll && t.catalogue_poll < t.full_pass);
+        assert!(t.coalesce < t.delta_pass());
     }
 
     #[test]

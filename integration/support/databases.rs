@@ -220,6 +220,27 @@ impl Database {
         }
     }
 
+    /// What a query answers, each row as JSON (PostgreSQL only).
+    pub(crate) async fn query(&self, sql: &str) -> Vec<Value> {
+        let client = postgres(&self.url()).await.unwrap();
+        let sql = format!("SELECT row_to_json(t)::text FROM ({sql}) t");
+        let rows = client.query(&sql, &[]).await.unwrap();
+        rows.iter()
+            .map(|row| serde_json::from_str(row.get(0)).unwrap())
+            .collect()
+    }
+
+    /// Cuts everybody off from the database, or lets them in again (PostgreSQL only).
+    pub(crate) async fn allow_connections(&self, allow: bool) {
+        let client = postgres(servers::postgres()).await.unwrap();
+        let name = &self.name;
+        let sql = format!(
+            "ALTER DATABASE {name} ALLOW_CONNECTIONS {allow}; \
+             SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{name}' AND NOT {allow}"
+        );
+        client.batch_execute(&sql).await.unwrap();
+    }
+
     /// What a source needs to reach it.
     pub(crate) fn config(&self) -> Value {
         let server = match self.engine {

@@ -1,4 +1,5 @@
-//! A gateway process: `semilayer dev --no-demo` on free ports with a data directory of its own.
+//! A gateway process: `semilayer dev --no-demo` on free ports with a data directory of its own, or
+//! `semilayer gateway` on a PostgreSQL database that it may share with others.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -7,6 +8,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
+use super::databases::Database;
 use super::process::Process;
 use super::rest::{Api, Runner, text};
 use super::{PATIENCE, eventually};
@@ -72,6 +74,11 @@ impl GatewayBuilder {
     }
 }
 
+/// The operator's token of hosted gateways.
+const OPERATOR: &str = "operator-of-the-test";
+/// Their master key: 32 zero bytes.
+const MASTER_KEY: &str = "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=";
+
 /// A running gateway.
 pub(crate) struct Gateway {
     pub(crate) process: Process,
@@ -87,6 +94,16 @@ impl Gateway {
         Self::builder().start().await
     }
 
+    /// One that was started otherwise, with what `semilayer dev` would have printed.
+    pub(crate) fn of(process: Process, ready: Value) -> Self {
+        Self {
+            process,
+            ready,
+            data_dir: PathBuf::new(),
+            _owned: None,
+        }
+    }
+
     /// `semilayer dev --no-demo`, to be adapted.
     pub(crate) fn builder() -> GatewayBuilder {
         Self::dev(&["--no-demo"])
@@ -99,6 +116,67 @@ impl Gateway {
         GatewayBuilder {
             command,
             listen: "127.0.0.1:0".to_owned(),
+        }
+    }
+
+    /// The first gateway on an empty PostgreSQL database, with these intervals, an organisation and its keys.
+    pub(crate) async fn hosted(database: &Database, intervals: &str) -> Self {
+        let mut gateway = Self::start_hosted(database, intervals).await;
+        let operator = Api::new(&gateway.url(), Some(OPERATOR));
+        let organisation = operator
+            .post("/v1/organisations", json!({"slug": "acme"}))
+            .await
+            .expect(201);
+        gateway.ready["adminKey"] = organisation["key"].clone();
+        let key = gateway
+            .admin()
+            .post("/v1/keys", json!({"kind": "sk", "name": "test"}))
+            .await
+            .expect(201);
+        gateway.ready["secretKey"] = key["key"].clone();
+        gateway
+    }
+
+    /// One more gateway on the database of this one.
+    pub(crate) async fn beside(&self, database: &Database, intervals: &str) -> Self {
+        let mut gateway = Self::start_hosted(database, intervals).await;
+        for key in ["adminKey", "secretKey"] {
+            gateway.ready[key] = self.ready[key].clone();
+        }
+        gateway
+    }
+
+    async fn start_hosted(database: &Database, intervals: &str) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let mut command = Process::command(env!("CARGO_BIN_EXE_semilayer"));
+        command
+            .args(["gateway", "--listen", "127.0.0.1:0"])
+            .env("SEMILAYER_DATABASE_URL", database.url().as_str())
+            .env("SEMILAYER_DATA_DIR", dir.path())
+            .env("SEMILAYER_MASTER_KEY", MASTER_KEY)
+            .env("SEMILAYER_OPERATOR_TOKEN", OPERATOR)
+            .env("SEMILAYER_TIMING", intervals);
+        let mut process = Process::start("gateway", command);
+        let address = eventually(
+            "gateway says where it listens",
+            Duration::from_secs(60),
+            async || {
+                if let Some(status) = process.ended() {
+                    panic!("the gateway ended with {status}:\n{}", process.log());
+                }
+                let log = process.log();
+                let found = log
+                    .lines()
+                    .find_map(|line| Some(line.split_once("listening on ")?.1.to_owned()));
+                found.ok_or(log)
+            },
+        )
+        .await;
+        Self {
+            process,
+            ready: json!({"url": format!("http://{}", address.trim())}),
+            data_dir: dir.path().to_owned(),
+            _owned: Some(dir),
         }
     }
 

@@ -34,7 +34,7 @@ wait
 "#;
 
 /// Runs before either: no server starts as root, and Ctrl-C must not skip the cleaning up.
-const PREAMBLE: &str = r#"
+pub(super) const PREAMBLE: &str = r#"
 trap : INT TERM HUP
 run() { if [ "$(id -u)" = 0 ]; then runuser -u nobody -- "$@"; else "$@"; fi; }
 if [ "$(id -u)" = 0 ]; then chown nobody "$1"; fi
@@ -183,7 +183,7 @@ fn start(script: &str, binary: &str) -> u16 {
     port
 }
 
-fn postgres_binaries() -> String {
+pub(super) fn postgres_binaries() -> String {
     let versions = std::fs::read_dir("/usr/lib/postgresql")
         .into_iter()
         .flatten()

@@ -84,6 +84,7 @@ CREATE TABLE lenses (
     fields JSON NOT NULL,
     grants JSON NOT NULL,
     relations JSON NOT NULL,
+    on_runner_failure TEXT NOT NULL,
     created_at TIMESTAMP NOT NULL,
     changed_at TIMESTAMP NOT NULL,
     UNIQUE (environment_id, name)

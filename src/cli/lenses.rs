@@ -40,7 +40,7 @@ pub struct Create {
     /// A name, unique in the environment [default: the one in the file, or the table's]
     name: Option<String>,
     /// The whole lens as JSON; `-` reads standard input
-    #[arg(long, conflicts_with_all = ["source", "table", "introspect", "grant"])]
+    #[arg(long, conflicts_with_all = ["source", "table", "introspect", "grant", "on_runner_failure"])]
     file: Option<String>,
     /// The source, by name or id
     #[arg(long, required_unless_present = "file")]
@@ -54,6 +54,9 @@ pub struct Create {
     /// Who may query it with a `pk_` key: `public` or `authenticated` [default: nobody]
     #[arg(long)]
     grant: Option<String>,
+    /// What happens to a query whose runner is lost: `fail` or `retry` [default: fail]
+    #[arg(long)]
+    on_runner_failure: Option<String>,
 }
 
 /// Carries out one verb.
@@ -104,6 +107,7 @@ async fn list(session: &Session) -> Result<(), CliError> {
             ("SOURCE", |lens| text(lens, "sourceId")),
             ("TABLE", |lens| text(lens, "table")),
             ("FIELDS", |lens| count(lens, "fields")),
+            ("ON FAILURE", |lens| text(lens, "onRunnerFailure")),
         ],
         "no lenses yet: `semilayer lenses create --source <source> --table <table> --introspect` makes one",
     )
@@ -136,6 +140,9 @@ async fn create(session: &Session, create: Create) -> Result<(), CliError> {
             let mut lens = lens_of_target(name, &id, table, &target)?;
             if let (Some(grant), Some(lens)) = (&create.grant, lens.as_object_mut()) {
                 lens.insert("grants".into(), json!({ "query": grant }));
+            }
+            if let (Some(choice), Some(lens)) = (&create.on_runner_failure, lens.as_object_mut()) {
+                lens.insert("onRunnerFailure".into(), json!(choice));
             }
             lens
         }

@@ -43,6 +43,7 @@ variables! {
     LISTEN = "SEMILAYER_LISTEN", "listen";
     INTERNAL_LISTEN = "SEMILAYER_INTERNAL_LISTEN", "internal-listen";
     ADVERTISE_URL = "SEMILAYER_ADVERTISE_URL", "advertise-url";
+    PREFER_LOCAL = "SEMILAYER_PREFER_LOCAL", "prefer-local";
     MASTER_KEY = "SEMILAYER_MASTER_KEY", "master-key";
     MASTER_KEY_PREVIOUS = "SEMILAYER_MASTER_KEY_PREVIOUS", "master-key-previous";
     INTERNAL_TOKEN = "SEMILAYER_INTERNAL_TOKEN", "internal-token";
@@ -69,19 +70,23 @@ pub struct GatewayArgs {
     /// Address of the public listener: runners and REST
     #[arg(long, env = Variable::LISTEN.name, value_name = "ADDR", default_value = "127.0.0.1:8080")]
     listen: String,
-    /// Address of the internal listener: /dispatch [default: it does not start]
+    /// Address of the internal listener: /dispatch, and other gateways [default: it does not start]
     #[arg(long, env = Variable::INTERNAL_LISTEN.name, value_name = "ADDR")]
     internal_listen: Option<String>,
     /// URL at which the internal listener is reached from other machines
     #[arg(long, env = Variable::ADVERTISE_URL.name, value_name = "URL")]
     advertise_url: Option<String>,
+    /// Give queries to runners that are connected here, if one can take them, before those of other
+    /// gateways (1 or 0)
+    #[arg(long, env = Variable::PREFER_LOCAL.name, value_name = "BOOL", num_args = 0..=1, default_missing_value = "1")]
+    prefer_local: Option<String>,
     /// 32 bytes in base64 that wrap the keys of stored credentials; embedded: generated once
     #[arg(long, env = Variable::MASTER_KEY.name, value_name = "BASE64", value_parser = secret, hide_env_values = true)]
     master_key: Option<SecretString>,
     /// The old master key during a rotation: it unseals and never seals
     #[arg(long, env = Variable::MASTER_KEY_PREVIOUS.name, value_name = "BASE64", value_parser = secret, hide_env_values = true)]
     master_key_previous: Option<SecretString>,
-    /// Bearer token of the internal listener, which does not start without it
+    /// Bearer token of /dispatch, which is not served without it
     #[arg(long, env = Variable::INTERNAL_TOKEN.name, value_name = "TOKEN", value_parser = secret, hide_env_values = true)]
     internal_token: Option<SecretString>,
     /// Bearer token that creates organisations and their first keys
@@ -159,10 +164,14 @@ impl GatewayArgs {
         }
         Ok(GatewayConfig {
             listen: address(Variable::LISTEN, &self.listen)?,
-            internal: internal(self.internal_listen, self.internal_token)?,
+            internal: internal(self.internal_listen, self.internal_token, &database)?,
             advertise_url: given(self.advertise_url)
                 .map(|text| http_url(Variable::ADVERTISE_URL, &text))
                 .transpose()?,
+            prefer_local: given(self.prefer_local)
+                .map(|text| boolean(Variable::PREFER_LOCAL, &text))
+                .transpose()?
+                .unwrap_or(false),
             master_key: master_key(self.master_key, &database, &self.data_dir)?,
             master_key_previous: given_secret(self.master_key_previous)
                 .map(|text| MasterKey::parse(Variable::MASTER_KEY_PREVIOUS, text.expose_secret()))
@@ -243,12 +252,20 @@ fn master_key(
 fn internal(
     listen: Option<String>,
     token: Option<SecretString>,
+    database: &Database,
 ) -> Result<Option<InternalListener>, ConfigError> {
     let listen = given(listen)
         .map(|text| address(Variable::INTERNAL_LISTEN, &text))
         .transpose()?;
     match (listen, given_secret(token)) {
-        (Some(listen), Some(token)) => Ok(Some(InternalListener { listen, token })),
+        (Some(listen), token @ Some(_)) => Ok(Some(InternalListener { listen, token })),
+        // Gateways know each other by the master key.
+        (Some(listen), None) if matches!(database, Database::Hosted(_)) => {
+            Ok(Some(InternalListener {
+                listen,
+                token: None,
+            }))
+        }
         (Some(_), None) => {
             log::warn!(
                 "the internal listener does not start: {} is not set",

@@ -37,6 +37,8 @@ pub struct GatewayConfig {
     pub internal: Option<InternalListener>,
     /// How other gateways reach the internal listener.
     pub advertise_url: Option<Url>,
+    /// Whether runners that are connected here get queries before those of other gateways.
+    pub prefer_local: bool,
     /// Wraps the data keys of stored credentials.
     pub master_key: MasterKey,
     /// The key before a rotation: unseals, never seals.
@@ -90,8 +92,8 @@ impl fmt::Debug for Database {
 pub struct InternalListener {
     /// Its address.
     pub listen: SocketAddr,
-    /// The bearer token of `/dispatch` and `/metrics`.
-    pub token: SecretString,
+    /// The bearer token of `/dispatch`; `None`: that is not served.
+    pub token: Option<SecretString>,
 }
 
 /// PEM files of the public listener.
@@ -127,6 +129,10 @@ impl GatewayConfig {
                 Variable::ADVERTISE_URL,
                 or_unset(self.advertise_url.as_ref()),
             ),
+            (
+                Variable::PREFER_LOCAL,
+                u8::from(self.prefer_local).to_string(),
+            ),
             (Variable::MASTER_KEY, "[set]".into()),
             (
                 Variable::MASTER_KEY_PREVIOUS,
@@ -134,7 +140,11 @@ impl GatewayConfig {
             ),
             (
                 Variable::INTERNAL_TOKEN,
-                or_unset(internal.map(|_| "[set]")),
+                or_unset(
+                    internal
+                        .and_then(|internal| internal.token.as_ref())
+                        .map(|_| "[set]"),
+                ),
             ),
             (
                 Variable::OPERATOR_TOKEN,

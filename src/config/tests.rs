@@ -133,7 +133,23 @@ fn dev_has_an_internal_listener_and_no_other_store_than_its_own() {
 }
 
 #[test]
-fn the_internal_listener_starts_only_with_address_and_token() {
+fn a_hosted_gateway_serves_the_others_without_a_token_for_dispatch() {
+    let hosted = ["--database-url", "postgres://db/x", "--master-key", KEY];
+    let with = |flags: &[&str]| resolve(&[&hosted, flags].concat()).1.unwrap();
+    let config = with(&["--internal-listen", "10.0.0.7:9090"]);
+    assert!(
+        config
+            .internal
+            .is_some_and(|internal| internal.token.is_none())
+    );
+    assert!(!config.prefer_local);
+    assert!(with(&["--prefer-local"]).prefer_local);
+    assert!(with(&["--prefer-local", "1"]).prefer_local);
+    assert!(!with(&["--prefer-local", "0"]).prefer_local);
+}
+
+#[test]
+fn the_internal_listener_of_an_embedded_gateway_starts_only_with_address_and_token() {
     let internal = |flags: &[&str]| resolve(flags).1.unwrap().internal.is_some();
     assert!(!internal(&["--internal-listen", "127.0.0.1:9090"]));
     assert!(!internal(&["--internal-token", "t"]));

@@ -2,10 +2,15 @@
 
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
+use super::dispatcher::Declined;
 use crate::bridge::BridgeError;
+use crate::ids::RunnerId;
 
 /// How far a job had come when its runner was lost.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Delivery {
     /// The frame never left the gateway, or the runner refused it: certainly not executed.
     NotDelivered,
@@ -13,6 +18,8 @@ pub enum Delivery {
     Unknown,
     /// The runner had accepted it, or sent rows.
     Started,
+    /// Rows had reached the caller.
+    Partial,
 }
 
 impl Delivery {
@@ -22,6 +29,7 @@ impl Delivery {
             Self::NotDelivered => "not_delivered",
             Self::Unknown => "unknown",
             Self::Started => "started",
+            Self::Partial => "partial",
         }
     }
 }
@@ -74,6 +82,10 @@ pub enum JobError {
     /// The job could not be recorded, so it was not sent.
     #[error("the gateway cannot reach its store, the query was not sent")]
     StoreUnavailable,
+    /// The session that another gateway had chosen for it did not take it; no caller is told so, that gateway
+    /// places it again.
+    #[error("the job was given back")]
+    Returned(Declined),
     /// The gateway is not able to do what it should; the log says why.
     #[error("the gateway failed to process the job")]
     Internal,
@@ -92,7 +104,26 @@ impl JobError {
             Self::Cancelled => "job_cancelled",
             Self::ResultOverflow(_) => "result_overflow",
             Self::StoreUnavailable => "store_unavailable",
+            Self::Returned(_) => "returned",
             Self::Internal => "internal",
+        }
+    }
+}
+
+impl JobError {
+    /// The runner's session has ended with the job in it.
+    pub fn lost(runner: RunnerId, delivery: Delivery) -> Self {
+        Self::RunnerFailed {
+            message: format!("Runner {runner} disconnected mid-job"),
+            delivery,
+        }
+    }
+
+    /// How far the job had come, where its runner was lost on the way.
+    pub fn delivery(&self) -> Option<Delivery> {
+        match self {
+            Self::RunnerFailed { delivery, .. } => Some(*delivery),
+            _ => None,
         }
     }
 }

@@ -6,7 +6,6 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
 
 use actix::prelude::*;
 use async_trait::async_trait;
@@ -16,10 +15,11 @@ use tokio_util::sync::CancellationToken;
 
 use super::catalogue::CatalogueReader;
 use super::credentials::Credentials;
-use super::dispatcher::JobSettled;
-use super::error::JobError;
+use super::dispatcher::{InlineFull, JobSettled};
+use super::error::{Delivery, JobError};
+use super::identity::GatewayIdentity;
 use super::job::Job;
-use super::ledger::{ClaimJob, Executor, FinishJob, RecordUnplaced};
+use super::ledger::{ClaimJob, Executor, FinishJob};
 use super::reply::{Consumption, Finished, NotTaken};
 use super::session::{CancelCause, CancelExecution, Execute, unclaimed};
 use super::vital::Vital;
@@ -27,7 +27,7 @@ use crate::bridge::{
     BridgeError, Bridges, Execution, Outcome, RowBatch, RowFormat, RowSink, SinkClosed, Source,
 };
 use crate::clock::Clock;
-use crate::ids::JobId;
+use crate::ids::{GatewayId, JobId};
 use crate::protocol::{DEFAULT_WINDOW_BYTES, Encoding, MAX_FRAME_BYTES};
 use crate::storage::StoreError;
 
@@ -40,8 +40,8 @@ pub struct InlineLinks {
     pub claim: Recipient<ClaimJob>,
     /// To the ledger: a job has ended.
     pub finish: Recipient<FinishJob>,
-    /// To the ledger: a job was never claimed.
-    pub record_unplaced: Recipient<RecordUnplaced>,
+    /// To the dispatcher: there is no room for a job.
+    pub full: Recipient<InlineFull>,
     /// To the dispatcher: this job has ended.
     pub settled: Recipient<JobSettled>,
 }
@@ -58,6 +58,8 @@ pub struct InlineContext {
     pub catalogue: CatalogueReader,
     /// Opens managed credentials, just before they are used.
     pub credentials: Credentials,
+    /// This gateway.
+    pub identity: GatewayIdentity,
     /// The time.
     pub clock: Clock,
 }
@@ -65,6 +67,8 @@ pub struct InlineContext {
 struct Running {
     job: Arc<Job>,
     attempt: u32,
+    /// The id of this gateway under which the job is claimed.
+    holder: GatewayId,
     cancel: CancellationToken,
     cause: Option<CancelCause>,
     /// Whether its claim was answered.
@@ -113,6 +117,7 @@ impl Actor for InlineExecutor {
 
     fn started(&mut self, ctx: &mut Self::Context) {
         ctx.set_mailbox_capacity(2 * CAPACITY + 64);
+        ctx.add_stream(self.cx.identity.changes());
     }
 }
 
@@ -121,11 +126,14 @@ impl Handler<Execute> for InlineExecutor {
 
     fn handle(&mut self, Execute { job, attempt, .. }: Execute, ctx: &mut Self::Context) {
         if self.running.len() >= CAPACITY {
-            return self.refuse(job, attempt);
+            self.cx.links.full.do_send(InlineFull { job_id: job.id });
+            return;
         }
+        let holder = self.cx.identity.current();
         let running = Running {
             job: job.clone(),
             attempt,
+            holder,
             cancel: CancellationToken::new(),
             cause: None,
             claimed: false,
@@ -136,6 +144,7 @@ impl Handler<Execute> for InlineExecutor {
         let claim = ClaimJob {
             job: job.clone(),
             attempt,
+            holder,
             executor: Executor::Inline,
         };
         self.cx
@@ -220,8 +229,29 @@ impl Handler<Executed> for InlineExecutor {
                 Err(JobError::Internal)
             }
         };
-        self.report(&running.job, running.attempt, rows, result);
+        self.report(&running, rows, result);
     }
+}
+
+impl StreamHandler<GatewayId> for InlineExecutor {
+    /// The others have taken this gateway for lost and settled what it held: that ends here too.
+    fn handle(&mut self, current: GatewayId, _: &mut Self::Context) {
+        let lost = self.running.values_mut();
+        for running in lost.filter(|running| running.holder != current) {
+            running.cause.get_or_insert(CancelCause::Requested);
+            running.job.reply.end(Err(JobError::RunnerFailed {
+                message: "the gateway was taken for lost mid-job".to_owned(),
+                delivery: if running.claimed {
+                    Delivery::Started
+                } else {
+                    Delivery::NotDelivered
+                },
+            }));
+            running.cancel.cancel();
+        }
+    }
+
+    fn finished(&mut self, _: &mut Self::Context) {}
 }
 
 impl InlineExecutor {
@@ -277,7 +307,7 @@ impl InlineExecutor {
 
     fn end(&mut self, job: &Arc<Job>, result: Result<Finished, JobError>) {
         if let Some(running) = self.running.remove(&job.id) {
-            self.report(job, running.attempt, 0, result);
+            self.report(&running, 0, result);
         }
     }
 
@@ -288,25 +318,9 @@ impl InlineExecutor {
         self.cx.links.settled.do_send(JobSettled { job_id: job.id });
     }
 
-    fn refuse(&self, job: Arc<Job>, attempt: u32) {
-        let error = JobError::RunnersBusy {
-            retry_after: Duration::from_secs(1),
-        };
-        job.reply.end(Err(error.clone()));
-        self.cx.links.settled.do_send(JobSettled { job_id: job.id });
-        let unplaced = RecordUnplaced {
-            job,
-            attempt,
-            error,
-            at: self.cx.clock.now(),
-        };
-        if self.cx.links.record_unplaced.try_send(unplaced).is_err() {
-            log::warn!("a refused job is not recorded, the ledger is behind");
-        }
-    }
-
-    fn report(&self, job: &Arc<Job>, attempt: u32, rows: u64, result: Result<Finished, JobError>) {
-        let finish = FinishJob::new(job, attempt, rows, &result, self.cx.clock.now());
+    fn report(&self, running: &Running, rows: u64, result: Result<Finished, JobError>) {
+        let (job, now) = (&running.job, self.cx.clock.now());
+        let finish = FinishJob::new(job, running.holder, running.attempt, rows, &result, now);
         job.reply.end(result);
         self.cx.links.finish.do_send(finish);
         self.cx.links.settled.do_send(JobSettled { job_id: job.id });

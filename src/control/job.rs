@@ -7,6 +7,7 @@ use tokio::time::Instant;
 
 use super::reply::ReplySender;
 use crate::clock::UtcTime;
+use crate::domain::job::may_retry;
 use crate::ids::{EnvironmentId, JobId, KeyId, OrganisationId, RunnerId, SessionId, SourceId};
 use crate::protocol::Encoding;
 use crate::query::operation::Operation;
@@ -61,4 +62,12 @@ pub struct Job {
     pub deadline_at: UtcTime,
     /// The way back.
     pub reply: ReplySender,
+}
+
+impl Job {
+    /// Whether it may be executed once more if it is lost now, as far as that depends on what it asked for and what
+    /// became of it before.
+    pub fn may_be_executed_again(&self) -> bool {
+        may_retry(self.spec.retry, self.reply.restarts())
+    }
 }

@@ -7,12 +7,17 @@ pub mod catalogue;
 pub mod cluster;
 pub mod credentials;
 pub mod dispatcher;
+pub mod drain;
 pub mod error;
+mod forwarded;
 pub mod heartbeat;
+pub mod identity;
 pub mod inline;
 pub mod job;
 pub mod ledger;
+pub mod peer;
 pub mod picker;
+pub mod registrar;
 pub mod reply;
 pub mod session;
 pub mod sweeper;
@@ -30,18 +35,23 @@ use tokio::time::Instant;
 
 use self::catalogue::CatalogueWriter;
 pub use self::catalogue::{Catalogue, CatalogueReader};
-use self::cluster::{Cluster, RefreshCatalogue};
+use self::cluster::{Cluster, ClusterContext, RefreshCatalogue, StopRenewing, registration};
 use self::credentials::Credentials;
 use self::dispatcher::{
-    CancelJob, CancelWhenAbandoned, Dispatch, Dispatcher, DispatcherLinks, LiveJobCount,
+    CancelJob, CancelWhenAbandoned, Dispatch, Dispatcher, DispatcherLinks, EndHeld, LiveJobCount,
 };
+use self::drain::{BeginDrain, Drainer, SessionsHere};
 pub use self::error::{Delivery, JobError};
 use self::heartbeat::HeartbeatMonitor;
+use self::identity::GatewayIdentity;
 use self::inline::{InlineContext, InlineExecutor, InlineLinks};
 pub use self::job::{Job, JobSpec};
 use self::ledger::{Flush, JobLedger};
+pub use self::peer::PeerTokens;
+use self::peer::{PeerClient, PeerContext, PeerLinks};
 pub use self::picker::RunnerLive;
-use self::picker::{LiveRunners, Picker};
+use self::picker::{LiveRunners, Picker, PickerContext};
+use self::registrar::Registrar;
 use self::reply::reply_channel;
 pub use self::reply::{Finished, Reply, ReplyStream};
 use self::session::{
@@ -54,9 +64,11 @@ use crate::clock::Clock;
 use crate::domain::addresses;
 use crate::domain::sealing::Sealer;
 use crate::ids::{GatewayId, JobId, RunnerId};
-use crate::storage::{Gateway, Store, StoreError};
+use crate::storage::{Store, StoreError};
 use crate::timing::Timing;
 
+/// How long a gateway that stops asks for others.
+const ASK_FOR_PEERS: Duration = Duration::from_secs(2);
 /// How long closing sessions get to settle what still ran there.
 const SETTLE: Duration = Duration::from_secs(2);
 /// How long the ends of jobs may take to be written down before a gateway signs off without them.
@@ -76,6 +88,8 @@ pub struct ControlConfig {
     pub timing: Timing,
     /// Where peers reach this gateway.
     pub advertise_url: Option<String>,
+    /// Whether sessions of this gateway get jobs before those of others.
+    pub prefer_local: bool,
     /// Private networks that inline execution may reach on the hosted store.
     pub inline_allow: Vec<IpNet>,
     /// Whether statements of inline execution carry the job in a comment.
@@ -97,12 +111,14 @@ pub struct ControlPlane {
     pub clock: Clock,
     /// Intervals and deadlines.
     pub timing: Timing,
-    /// This gateway's process.
-    pub gateway_id: GatewayId,
+    /// By what gateways know each other.
+    pub peer_tokens: PeerTokens,
+    identity: GatewayIdentity,
     cluster: Addr<Cluster>,
     dispatcher: Addr<Dispatcher>,
     picker: Addr<Picker>,
     ledger: Addr<JobLedger>,
+    drainer: Addr<Drainer>,
     sessions: SessionContext,
     session_arbiter: ArbiterHandle,
     shutdown: Shutdown,
@@ -124,6 +140,7 @@ impl ControlPlane {
             clock,
             timing,
             advertise_url,
+            prefer_local,
             inline_allow,
             tag_sql,
             compress,
@@ -132,24 +149,40 @@ impl ControlPlane {
         let may_dial = (!store.is_embedded()).then(|| -> AddressCheck {
             Arc::new(move |address| addresses::may_dial(address, &inline_allow))
         });
+        let peer_tokens = PeerTokens::new(&sealer);
+        let client = PeerClient::new(peer_tokens.clone())
+            .map_err(|error| StoreError::Internal(error.into()))?;
         let gateway_id = GatewayId::new();
-        let (catalogue_writer, catalogue) =
-            register(&store, gateway_id, advertise_url, &clock).await?;
+        let identity = GatewayIdentity::new(gateway_id);
+        register(&store, gateway_id, advertise_url.clone(), &clock).await?;
+        let read_at = clock.now();
+        let first = Catalogue::new(store.catalogue_load(read_at).await?);
+        let (catalogue_writer, catalogue) = CatalogueWriter::new(first);
         let shutdown = Shutdown::default();
         let vital = |name| Vital::new(name, &shutdown);
         let credentials = Credentials::new(sealer.clone());
 
-        let cluster = Cluster::new(
-            gateway_id,
-            catalogue_writer,
+        let ledger =
+            JobLedger::new(identity.clone(), &store, clock.clone(), vital("JobLedger"))?.start();
+        let registrar = Registrar::new(
             store.clone(),
             clock.clone(),
-            timing.clone(),
-            vital("Cluster"),
+            catalogue.clone(),
+            identity.clone(),
+            vital("Registrar"),
         )
         .start();
-        let ledger = JobLedger::new(gateway_id, &store, clock.clone(), vital("JobLedger"))?.start();
-        let picker = Picker::new(catalogue.clone(), vital("Picker")).start();
+        let picker = Picker::new(
+            PickerContext {
+                catalogue: catalogue.clone(),
+                identity: identity.clone(),
+                stands: registrar.clone().recipient(),
+                prefer_local,
+                moving_grace: timing.moving_grace,
+            },
+            vital("Picker"),
+        )
+        .start();
         let monitor = HeartbeatMonitor::new(
             picker.clone().recipient(),
             store.clone(),
@@ -158,6 +191,7 @@ impl ControlPlane {
             vital("HeartbeatMonitor"),
         )
         .start();
+        let drainer = Drainer::new(picker.clone().recipient(), vital("Drainer")).start();
         ClaimSweeper::new(
             store.clone(),
             clock.clone(),
@@ -174,7 +208,7 @@ impl ControlPlane {
                 links: InlineLinks {
                     claim: ledger.clone().recipient(),
                     finish: ledger.clone().recipient(),
-                    record_unplaced: ledger.clone().recipient(),
+                    full: dispatcher.clone().recipient(),
                     settled: dispatcher.clone().recipient(),
                 },
                 bridges: Bridges::new(BridgeOptions {
@@ -182,9 +216,10 @@ impl ControlPlane {
                     may_dial,
                     ..BridgeOptions::default()
                 }),
-                runtime,
+                runtime: runtime.clone(),
                 catalogue: catalogue.clone(),
                 credentials: credentials.clone(),
+                identity: identity.clone(),
                 clock: clock.clone(),
             },
             vital("InlineExecutor"),
@@ -198,9 +233,38 @@ impl ControlPlane {
                 record_unplaced: ledger.clone().recipient(),
             },
             catalogue.clone(),
+            timing.clone(),
             clock.clone(),
             vital("Dispatcher"),
         ));
+
+        let cluster = Cluster::new(
+            ClusterContext {
+                identity: identity.clone(),
+                advertise_url,
+                catalogue: catalogue_writer,
+                read_at,
+                store: store.clone(),
+                runtime: runtime.clone(),
+                peer_changed: picker.clone().recipient(),
+                peers: PeerContext {
+                    links: PeerLinks {
+                        returned: dispatcher.clone().recipient(),
+                        settled: dispatcher.clone().recipient(),
+                        supersede: ledger.clone().recipient(),
+                        record_unplaced: ledger.clone().recipient(),
+                        said: picker.clone().recipient(),
+                    },
+                    client,
+                    runtime,
+                    clock: clock.clone(),
+                },
+                clock: clock.clone(),
+                timing: timing.clone(),
+            },
+            vital("Cluster"),
+        )
+        .start();
 
         let sessions = SessionContext {
             links: SessionLinks {
@@ -213,11 +277,13 @@ impl ControlPlane {
                 watched: monitor.clone().recipient(),
                 seen: monitor.clone().recipient(),
                 unwatched: monitor.recipient(),
+                remove: registrar.recipient(),
+                presence: drainer.clone().recipient(),
             },
             store: store.clone(),
             catalogue: catalogue.clone(),
             credentials,
-            gateway_id,
+            identity: identity.clone(),
             timing: timing.clone(),
             clock: clock.clone(),
             compress,
@@ -231,11 +297,13 @@ impl ControlPlane {
             sealer,
             clock,
             timing,
-            gateway_id,
+            peer_tokens,
+            identity,
             cluster,
             dispatcher,
             picker,
             ledger,
+            drainer,
             sessions,
             session_arbiter,
             shutdown,
@@ -254,12 +322,21 @@ impl ControlPlane {
             .unwrap_or_else(|closed| Err(StoreError::Unavailable(closed.into())))
     }
 
+    /// The id under which this gateway is known at the moment.
+    pub fn gateway_id(&self) -> GatewayId {
+        self.identity.current()
+    }
+
+    /// Whether the catalogue is so old that no key in it can be believed.
+    pub fn is_stale(&self) -> bool {
+        self.catalogue.age() > self.timing.key_freshness
+    }
+
     /// Has a job executed; everything that becomes of it comes through the stream. Dropping the stream
     /// cancels the job.
     pub fn dispatch(&self, spec: JobSpec) -> ReplyStream {
         let id = JobId::new();
-        let abandonment = CancelWhenAbandoned(self.dispatcher.clone().recipient());
-        let (reply, stream) = reply_channel(id, Box::new(abandonment));
+        let (reply, stream) = self.reply_channel(id);
         let timeout = self.timeout(&spec);
         let created_at = self.clock.now();
         let job = Arc::new(Job {
@@ -271,16 +348,21 @@ impl ControlPlane {
             deadline_at: created_at.plus(timeout),
             reply,
         });
-        if self
-            .dispatcher
-            .try_send(Dispatch { job: job.clone() })
-            .is_err()
-        {
+        let dispatch = Dispatch {
+            job: job.clone(),
+            attempt: 1,
+        };
+        if self.dispatcher.try_send(dispatch).is_err() {
             job.reply.end(Err(JobError::RunnersBusy {
                 retry_after: Duration::from_secs(1),
             }));
         }
         stream
+    }
+
+    fn reply_channel(&self, id: JobId) -> (reply::ReplySender, ReplyStream) {
+        let abandonment = CancelWhenAbandoned(self.dispatcher.clone().recipient());
+        reply_channel(id, Box::new(abandonment))
     }
 
     /// The request's own timeout, else the source's, else the default; never above the maximum.
@@ -310,7 +392,7 @@ impl ControlPlane {
         self.dispatcher.send(LiveJobCount).await.unwrap_or(0)
     }
 
-    /// What is connected at this moment, by runner.
+    /// What is connected at this moment to the whole cluster, by runner.
     pub async fn live_runners(&self) -> HashMap<RunnerId, RunnerLive> {
         self.picker.send(LiveRunners).await.unwrap_or_default()
     }
@@ -326,58 +408,108 @@ impl ControlPlane {
         self.shutdown.has_begun()
     }
 
-    /// Lets runners go elsewhere and running jobs finish, closes what is left, and signs off once the ends of
-    /// all of them are written down: what has none by then counts as lost with this gateway.
+    /// Lets runners go elsewhere and running jobs finish, then closes as [`Self::close`] does.
+    ///
+    /// Where there can be other gateways, requests are served for a while even if nothing is left to do, so that
+    /// load balancers turn away before this gateway is gone.
     pub async fn drain(&self) {
+        let begun = Instant::now();
+        let peers = self.peers().await;
         self.shutdown.advance(Stage::Draining);
-        self.settle_within(self.timing.drain).await;
+        let serve_on = if self.store.is_embedded() {
+            Duration::ZERO
+        } else {
+            self.timing.serve_on
+        };
+        if peers == Peers::Some {
+            self.drainer.do_send(BeginDrain {
+                sole_sessions_at: begun + serve_on / 2,
+            });
+        }
+        tokio::time::sleep_until(begun + serve_on).await;
+        self.settled_by(begun + self.timing.drain.max(serve_on), peers)
+            .await;
+        self.close().await;
+    }
+
+    /// Closes what is left, and signs off once the ends of all jobs are written down: what has none by then
+    /// counts as lost with this gateway.
+    pub async fn close(&self) {
         self.shutdown.advance(Stage::Closing);
-        self.settle_within(SETTLE).await;
+        self.dispatcher.do_send(EndHeld);
+        self.settled_by(Instant::now() + SETTLE, Peers::None).await;
         let flushed = tokio::time::timeout(FLUSH, self.ledger.send(Flush)).await;
         if !matches!(flushed, Ok(Ok(()))) {
             log::warn!("the ends of some jobs could not be recorded, they will count as failed");
         }
+        // A renewal that finds no row would take this gateway for one that was declared lost.
+        let _ = self.cluster.send(StopRenewing).await;
         if let Err(error) = self
             .store
-            .gateway_leave(self.gateway_id, self.clock.now())
+            .gateway_leave(self.gateway_id(), self.clock.now())
             .await
         {
             log::warn!(error:% = error; "this gateway could not sign off, the others will notice");
         }
     }
 
-    /// Waits until no job is under way, for that long at most.
-    async fn settle_within(&self, time: Duration) {
-        let until = Instant::now() + time;
-        while self.live_jobs().await > 0 && Instant::now() < until {
+    /// Waits until no job is under way, nor a runner that has somewhere else to go; not beyond `until`.
+    async fn settled_by(&self, until: Instant, peers: Peers) {
+        while Instant::now() < until {
+            let runners = match peers {
+                Peers::Some => self.drainer.send(SessionsHere).await.unwrap_or(0),
+                Peers::None => 0,
+            };
+            if runners == 0 && self.live_jobs().await == 0 {
+                return;
+            }
             tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+
+    /// Whether runners have somewhere else to go. A store that does not answer is no reason to keep them.
+    async fn peers(&self) -> Peers {
+        if self.store.is_embedded() {
+            return Peers::None;
+        }
+        let asked = tokio::time::timeout(ASK_FOR_PEERS, self.store.gateway_list()).await;
+        match asked {
+            Ok(Ok(gateways)) if gateways.iter().all(|other| other.id == self.gateway_id()) => {
+                Peers::None
+            }
+            _ => Peers::Some,
         }
     }
 }
 
-/// Makes this gateway known, and reads the first catalogue.
+/// Whether there are other gateways.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Peers {
+    None,
+    Some,
+}
+
+/// Makes this gateway known, and learns the store's time: whatever is written or read from now on goes by it.
 async fn register(
     store: &Store,
     id: GatewayId,
     advertise_url: Option<String>,
     clock: &Clock,
-) -> Result<(CatalogueWriter, CatalogueReader), StoreError> {
+) -> Result<(), StoreError> {
+    let row = registration(id, advertise_url, clock.now());
+    store.gateway_register(row).await?;
+    if !store.is_embedded() {
+        let asked = Instant::now();
+        if let Some(time) = store.gateway_renew(id, clock.now()).await? {
+            clock.follow(time, asked.elapsed());
+        }
+    }
     let now = clock.now();
-    let gateway = Gateway {
-        id,
-        renewals: 0,
-        internal_url: advertise_url,
-        started_at: now,
-        seen_at: now,
-    };
-    store.gateway_register(gateway).await?;
     if store.is_embedded() {
         // One gateway per file: whoever was here before is gone, and its jobs are settled.
         store.gateway_take_over(id, now).await?;
     }
-    store.bootstrap(now).await?;
-    let first = Catalogue::new(store.catalogue_load(now).await?);
-    Ok(CatalogueWriter::new(first))
+    store.bootstrap(now).await
 }
 
 #[cfg(test)]

@@ -10,14 +10,16 @@ use serde_json::json;
 
 use super::catalogue::{Catalogue, CatalogueReader, CatalogueWriter};
 use super::job::{Job, JobSpec};
+use super::peer::{PeerClient, PeerTokens};
 use super::reply::{Abandonment, ReplyStream, reply_channel};
 use crate::clock::Clock;
-use crate::ids::{GatewayId, JobId, KeyId, LensId, OrganisationId, RunnerId, SourceId};
+use crate::domain::sealing::Sealer;
+use crate::ids::{GatewayId, JobId, KeyId, LensId, OrganisationId, RunnerId, SessionId, SourceId};
 use crate::protocol::Encoding;
 use crate::query::operation::{Kind, Operation};
 use crate::storage::{
-    Deployment, Environment, Gateway, KeyKind, NewKey, NewLens, NewRunner, NewSource, Store,
-    StoredCredentials,
+    Deployment, Environment, Gateway, KeyKind, NewKey, NewLens, NewRunner, NewSource, Session,
+    SessionState, Store, StoredCredentials,
 };
 
 /// Everything that a probe was told, in order.
@@ -79,6 +81,13 @@ where
     }
     .start();
     (address.recipient(), Heard(heard))
+}
+
+/// A client for peers that a test plays.
+pub(super) fn peer_client() -> PeerClient {
+    // A second call finds the same provider in place, which is what it wanted.
+    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+    PeerClient::new(PeerTokens::new(&Sealer::for_tests())).unwrap()
 }
 
 /// Waits until the condition holds, in virtual time.
@@ -158,6 +167,15 @@ impl World {
 
     /// A job on the world's source, and the caller's end of its reply.
     pub(super) fn job(&self, timeout: Duration) -> (Arc<Job>, ReplyStream) {
+        self.job_with(timeout, |_| ())
+    }
+
+    /// The same, with something else asked for.
+    pub(super) fn job_with(
+        &self,
+        timeout: Duration,
+        adapt: impl FnOnce(&mut JobSpec),
+    ) -> (Arc<Job>, ReplyStream) {
         struct Nobody;
         impl Abandonment for Nobody {
             fn abandoned(&self, _: JobId) {}
@@ -165,7 +183,7 @@ impl World {
         let id = JobId::new();
         let (reply, stream) = reply_channel(id, Box::new(Nobody));
         let now = self.clock.now();
-        let spec = JobSpec {
+        let mut spec = JobSpec {
             organisation_id: self.environment.organisation_id,
             environment_id: self.environment.id,
             source_id: self.source,
@@ -184,6 +202,7 @@ impl World {
             wait: std::time::Duration::ZERO,
             retry: false,
         };
+        adapt(&mut spec);
         let deadline = tokio::time::Instant::now() + timeout;
         (
             Arc::new(Job {
@@ -197,6 +216,49 @@ impl World {
             }),
             stream,
         )
+    }
+
+    /// The same from another gateway, which has chosen the session, if there is one.
+    pub(super) fn job_for(
+        &self,
+        timeout: Duration,
+        only_session: Option<SessionId>,
+    ) -> (Arc<Job>, ReplyStream) {
+        let (job, stream) = self.job(timeout);
+        // Nobody else has it yet.
+        let mut job = Arc::into_inner(job).unwrap();
+        job.only_session = only_session;
+        (Arc::new(job), stream)
+    }
+
+    /// A session of the world's runner on that gateway, as it is written down.
+    pub(super) fn session_row(&self, gateway_id: GatewayId) -> Session {
+        let now = self.clock.now();
+        Session {
+            id: SessionId::new(),
+            runner_id: self.runner,
+            organisation_id: self.organisation(),
+            gateway_id,
+            instance_id: None,
+            protocol: 2,
+            version: Some("9.9".into()),
+            hostname: None,
+            capabilities: json!(["@semilayer/bridge-sqlite", "postgres"]),
+            labels: json!([]),
+            max_jobs: 4,
+            remote_addr: None,
+            connected_at: now,
+            last_seen_at: now,
+            state: SessionState::Ready,
+            changed_at: now,
+        }
+    }
+
+    /// The same, written down.
+    pub(super) async fn session_on(&self, gateway_id: GatewayId) -> SessionId {
+        let row = self.session_row(gateway_id);
+        self.store.session_open(row.clone()).await.unwrap();
+        row.id
     }
 
     pub(super) fn organisation(&self) -> OrganisationId {
@@ -261,6 +323,7 @@ async fn populate(
         fields: json!({"id": {"type": "number"}}),
         grants: json!({}),
         relations: json!({}),
+        on_runner_failure: "fail".into(),
     };
     store.lens_create(environment.id, lens, now).await.unwrap();
     (source, runner, key)

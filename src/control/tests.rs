@@ -16,6 +16,7 @@ async fn start(world: &World) -> ControlPlane {
         clock: world.clock.clone(),
         timing: Timing::default(),
         advertise_url: None,
+        prefer_local: false,
         inline_allow: Vec::new(),
         tag_sql: false,
         compress: false,
@@ -33,6 +34,7 @@ async fn a_gateway_signs_off_after_the_ends_of_its_jobs_are_written_down() {
         let claim = ClaimJob {
             job: job.clone(),
             attempt: 1,
+            holder: plane.gateway_id(),
             executor: Executor::Inline,
         };
         assert!(plane.ledger.send(claim).await.unwrap().unwrap());
@@ -41,6 +43,7 @@ async fn a_gateway_signs_off_after_the_ends_of_its_jobs_are_written_down() {
     for (job, _) in &jobs {
         plane.ledger.do_send(FinishJob::new(
             job,
+            plane.gateway_id(),
             1,
             1,
             &Ok(Finished::default()),
@@ -66,5 +69,54 @@ async fn a_ledger_with_nothing_to_write_is_flushed_at_once() {
         .await
         .unwrap()
         .unwrap();
+    plane.drain().await;
+}
+
+/// The world's job as another gateway would hand it over, for a session that it believes to be here.
+fn handed_over(world: &World) -> peer::wire::ExecuteRequest {
+    let (job, _reply) = world.job(Duration::from_secs(30));
+    peer::wire::ExecuteRequest {
+        job_id: job.id,
+        attempt: 3,
+        session_id: crate::ids::SessionId::new(),
+        spec: job.spec.clone(),
+        created_at: job.created_at,
+        deadline_at: job.deadline_at,
+        remaining_ms: 30_000,
+    }
+}
+
+async fn answer(mut reply: ReplyStream) -> Result<Finished, JobError> {
+    match reply.next().await {
+        Some(Reply::End(end)) => end,
+        other => panic!("not the end: {other:?}"),
+    }
+}
+
+#[actix::test]
+async fn what_another_gateway_hands_over_is_checked_again_and_given_back_unrecorded() {
+    use dispatcher::{Declined, Return};
+    let world = World::new().await;
+    let plane = start(&world).await;
+    let not_here = handed_over(&world);
+    let mut other_source = handed_over(&world);
+    other_source.spec.source_id = crate::ids::SourceId::new();
+    let mut other_environment = handed_over(&world);
+    other_environment.spec.environment_id = crate::ids::EnvironmentId::new();
+    let mut other_tenant = handed_over(&world);
+    other_tenant.spec.organisation_id = crate::ids::OrganisationId::new();
+    for (request, why) in [
+        (not_here, Return::NotHere),
+        (other_source, Return::Unassigned),
+        (other_environment, Return::Unassigned),
+        (other_tenant, Return::Unassigned),
+    ] {
+        let id = request.job_id;
+        let declined = answer(plane.execute_for_peer(request)).await.unwrap_err();
+        assert_eq!(declined, JobError::Returned(Declined { why, attempt: 3 }));
+        plane.ledger.send(Flush).await.unwrap();
+        let recorded = world.store.job_get(world.organisation(), id).await;
+        assert!(matches!(recorded, Err(StoreError::NotFound)));
+    }
     plane.drain().await;
 }

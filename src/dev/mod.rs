@@ -121,7 +121,8 @@ impl Dev {
         let internal_token = config
             .internal
             .as_ref()
-            .map_or("", |internal| internal.token.expose_secret());
+            .and_then(|internal| internal.token.as_ref())
+            .map_or("", |token| token.expose_secret());
         let greeting = Greeting {
             url: &url,
             internal_url: &internal_url,

@@ -6,6 +6,12 @@ use std::fmt;
 /// How often a detached job is tried at most.
 pub const MAX_ATTEMPTS: i32 = 3;
 
+/// Whether a job whose runner was lost while it may have been executing may be executed once more: only if it
+/// opted into that, and a caller who waits is given one more execution, not many.
+pub const fn may_retry(opted_in: bool, retried: u32) -> bool {
+    opted_in && retried == 0
+}
+
 /// Where a job is in its life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[cfg_attr(
@@ -92,6 +98,19 @@ impl fmt::Display for JobStatus {
 #[cfg(test)]
 mod tests {
     use super::JobStatus::{self, *};
+
+    #[test]
+    fn only_who_asked_for_it_is_retried_and_only_once() {
+        use super::may_retry;
+        for (opted_in, retried, may) in [
+            (false, 0, false),
+            (true, 0, true),
+            (true, 1, false),
+            (false, 1, false),
+        ] {
+            assert_eq!(may_retry(opted_in, retried), may, "{opted_in} {retried}");
+        }
+    }
 
     #[test]
     fn only_these_steps_exist() {

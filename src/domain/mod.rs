@@ -6,6 +6,7 @@ pub mod job;
 pub mod liveness;
 pub mod names;
 pub mod picking;
+pub mod presence;
 #[cfg(feature = "gateway")]
 pub mod sealing;
 #[cfg(feature = "gateway")]

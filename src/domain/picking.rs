@@ -29,6 +29,8 @@ pub struct Candidate<'a> {
     pub ever_seen: bool,
     /// Whether an operator has drained it: it gets no jobs though it may be connected.
     pub drained: bool,
+    /// Whether it went in good order a moment ago, as one does that moves or is restarted.
+    pub moving: bool,
     /// Its sessions, on whichever gateway.
     pub sessions: Vec<CandidateSession<'a>>,
 }
@@ -44,6 +46,8 @@ pub struct CandidateSession<'a> {
     pub healthy: bool,
     /// Whether it has asked for nothing new.
     pub draining: bool,
+    /// Whether there is a way to the gateway that holds it.
+    pub reachable: bool,
     /// Its bridges, by short name or package.
     pub bridges: &'a [String],
     /// How many jobs it works on.
@@ -59,10 +63,12 @@ pub enum Obstacle {
     Busy,
     /// It does not have the source's bridge.
     LacksBridge,
-    /// It is connected and takes nothing new.
+    /// It is connected and takes nothing new, or went so a moment ago.
     Draining,
     /// An operator has drained it.
     Drained,
+    /// It is connected to another gateway, which cannot be reached from here.
+    Unreachable,
     /// It was connected and is not.
     Offline,
     /// It never connected.
@@ -70,11 +76,12 @@ pub enum Obstacle {
 }
 
 impl Obstacle {
-    const ALL: [Self; 6] = [
+    const ALL: [Self; 7] = [
         Self::Busy,
         Self::LacksBridge,
         Self::Draining,
         Self::Drained,
+        Self::Unreachable,
         Self::Offline,
         Self::NeverConnected,
     ];
@@ -86,6 +93,7 @@ impl Obstacle {
             Self::LacksBridge => "without the bridge",
             Self::Draining => "shutting down",
             Self::Drained => "drained",
+            Self::Unreachable => "behind a gateway that cannot be reached",
             Self::Offline => "offline",
             Self::NeverConnected => "never connected",
         }
@@ -106,6 +114,13 @@ impl NoCandidate {
         self.obstacles
             .first()
             .is_some_and(|(obstacle, _)| *obstacle == Obstacle::Busy)
+    }
+
+    /// Whether waiting a moment may help for another reason: somebody is on the way out, and may be back.
+    pub fn is_moving(&self) -> bool {
+        self.obstacles
+            .iter()
+            .any(|(obstacle, _)| *obstacle == Obstacle::Draining)
     }
 
     /// The machine code of the answer.
@@ -210,10 +225,10 @@ fn fit_sessions(
         return Err(Obstacle::Drained);
     }
     let mut fit = Vec::new();
-    let mut closest = if candidate.ever_seen {
-        Obstacle::Offline
-    } else {
-        Obstacle::NeverConnected
+    let mut closest = match (candidate.moving, candidate.ever_seen) {
+        (true, _) => Obstacle::Draining,
+        (false, true) => Obstacle::Offline,
+        (false, false) => Obstacle::NeverConnected,
     };
     for session in &candidate.sessions {
         match obstacle(needs, session, load) {
@@ -232,6 +247,8 @@ fn obstacle(needs: &JobNeeds<'_>, session: &CandidateSession<'_>, load: &Load) -
     let bridge = short(needs.bridge);
     if !session.healthy {
         Some(Obstacle::Offline)
+    } else if !session.reachable {
+        Some(Obstacle::Unreachable)
     } else if session.draining {
         Some(Obstacle::Draining)
     } else if !session.bridges.iter().any(|held| short(held) == bridge) {
@@ -289,6 +306,7 @@ mod tests {
             instance: None,
             healthy: true,
             draining: false,
+            reachable: true,
             bridges: bridges(),
             active: 0,
             capacity: 2,
@@ -300,6 +318,7 @@ mod tests {
             runner: RunnerId::new(),
             ever_seen: true,
             drained: false,
+            moving: false,
             sessions,
         }
     }
@@ -330,6 +349,10 @@ mod tests {
         };
         let draining = CandidateSession {
             draining: true,
+            ..session()
+        };
+        let unreachable = CandidateSession {
+            reachable: false,
             ..session()
         };
         let mysql = vec!["mysql".to_owned()];
@@ -386,6 +409,11 @@ mod tests {
                 "the runner of this source is shutting down",
             ),
             (
+                vec![runner(vec![unreachable])],
+                "no_runners_online",
+                "the runner of this source is behind a gateway that cannot be reached",
+            ),
+            (
                 vec![runner(vec![other_bridge])],
                 "no_runners_online",
                 "the runner that is assigned to this source lacks the bridge `postgres`",
@@ -413,6 +441,32 @@ mod tests {
         ] {
             let error = pick(&candidates).unwrap_err();
             assert_eq!((error.code(), error.to_string().as_str()), (code, text));
+        }
+    }
+
+    #[test]
+    fn a_runner_that_went_in_good_order_may_be_back_and_one_that_is_offline_may_not() {
+        let draining = CandidateSession {
+            draining: true,
+            ..session()
+        };
+        let left = Candidate {
+            moving: true,
+            ..runner(vec![])
+        };
+        let drained = Candidate {
+            drained: true,
+            moving: true,
+            ..runner(vec![])
+        };
+        for (candidates, moving) in [
+            (vec![runner(vec![draining.clone()])], true),
+            (vec![left], true),
+            (vec![runner(vec![]), runner(vec![draining])], true),
+            (vec![runner(vec![])], false),
+            (vec![drained], false),
+        ] {
+            assert_eq!(pick(&candidates).unwrap_err().is_moving(), moving);
         }
     }
 

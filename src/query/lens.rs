@@ -78,6 +78,16 @@ pub enum OnRunnerFailure {
     Retry,
 }
 
+impl OnRunnerFailure {
+    /// The name in a definition.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Fail => "fail",
+            Self::Retry => "retry",
+        }
+    }
+}
+
 /// The definition of a lens.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Lens {
@@ -193,10 +203,7 @@ impl Lens {
             "fields": fields,
             "relations": self.relations,
             "grants": self.grants.to_json(),
-            "onRunnerFailure": match self.on_runner_failure {
-                OnRunnerFailure::Fail => "fail",
-                OnRunnerFailure::Retry => "retry",
-            },
+            "onRunnerFailure": self.on_runner_failure.as_str(),
         })
     }
 

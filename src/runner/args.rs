@@ -60,6 +60,9 @@ pub struct Settings {
     /// Labels to route by, separated by commas.
     #[arg(long, env = "SEMILAYER_LABELS", value_name = "LABELS")]
     pub labels: Option<String>,
+    /// Moves to another gateway after about this long, e.g. `90m`, so that load spreads again [default: 60m].
+    #[arg(long, env = "SEMILAYER_MOVE_AFTER", value_name = "DURATION")]
+    pub move_after: Option<String>,
     /// Starts every statement with a comment that names the job.
     #[arg(long, env = "SEMILAYER_TAG_SQL", value_parser = clap::builder::FalseyValueParser::new(), action = clap::ArgAction::SetTrue)]
     pub tag_sql: bool,

@@ -90,7 +90,7 @@ async fn start(args: &StartArgs, environment: &Environment) -> Result<ExitCode, 
             .map_err(|e| ConfigError::new(format!("PORT: /health cannot listen on {port}: {e}")))?;
         tokio::spawn(health::serve(listener, Arc::clone(&worker)));
     }
-    match Supervisor::new(worker, dialer, Schedule::default())
+    match Supervisor::new(worker, dialer, Schedule::moving_after(config.move_after))
         .run(stop)
         .await
     {
@@ -256,7 +256,7 @@ async fn ask_gateway(
     };
     let config = Config::resolve(&args.settings, environment).map_err(hint)?;
     let dialer = Dialer::new(&config)?;
-    let worker = Worker::new(config, Arc::clone(executor));
+    let worker = Arc::new(Worker::new(config, Arc::clone(executor)));
     let session = match Session::connect(&dialer, &worker).await {
         Ok(session) => session,
         Err(e) => {
@@ -266,7 +266,7 @@ async fn ask_gateway(
         }
     };
     let assigned = session.assigned();
-    session.leave(Arc::new(worker)).await;
+    session.leave(worker).await;
     let Some(source) = assigned.iter().find(|source| source.name == *name) else {
         let names: Vec<_> = assigned.iter().map(|source| source.name.as_str()).collect();
         return Ok(Err(format!(

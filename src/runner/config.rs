@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
+use std::time::Duration;
 
 use secrecy::{ExposeSecret, SecretString};
 use url::{Host, Url};
@@ -13,6 +14,8 @@ use super::args::Settings;
 use super::credentials::Credentials;
 use super::proxy::Proxies;
 
+/// How long the runner stays with one gateway, about, unless the configuration says otherwise.
+pub const DEFAULT_MOVE_AFTER: Duration = Duration::from_secs(60 * 60);
 /// How many jobs run at once unless the configuration says otherwise.
 pub const DEFAULT_MAX_CONCURRENT_JOBS: u32 = 64;
 
@@ -103,6 +106,8 @@ pub struct Config {
     pub labels: Vec<String>,
     /// Whether statements carry a comment that names their job.
     pub tag_sql: bool,
+    /// How long the runner stays with one gateway, about.
+    pub move_after: Duration,
     /// What one job may produce.
     pub caps: Caps,
     /// The credentials of runner-local sources.
@@ -164,6 +169,7 @@ impl Config {
             proxies: Proxies::from_environment(environment)?,
             labels: labels(settings.labels.as_deref().unwrap_or_default()),
             tag_sql: settings.tag_sql,
+            move_after: move_after(settings.move_after.as_deref())?,
             caps: Caps {
                 rows: number(
                     "SEMILAYER_MAX_ROWS_PER_JOB",
@@ -284,6 +290,33 @@ fn number<T: FromStr>(variable: &str, text: Option<&str>) -> Result<Option<T>, C
     ))))
 }
 
+/// A duration such as `90m`; a day at most, a tenth of a second at least.
+fn move_after(text: Option<&str>) -> Result<Duration, ConfigError> {
+    let Some(text) = text.map(str::trim).filter(|text| !text.is_empty()) else {
+        return Ok(DEFAULT_MOVE_AFTER);
+    };
+    let digits = text.find(|c: char| !c.is_ascii_digit());
+    let (number, unit) = text.split_at(digits.unwrap_or(text.len()));
+    let unit = match unit {
+        "ms" => Some(1),
+        "s" => Some(1_000),
+        "m" => Some(60 * 1_000),
+        "h" => Some(60 * 60 * 1_000),
+        _ => None,
+    };
+    let number: Option<u64> = number.parse().ok();
+    number
+        .zip(unit)
+        .and_then(|(number, unit)| number.checked_mul(unit))
+        .filter(|ms| (100..=24 * 60 * 60 * 1_000).contains(ms))
+        .map(Duration::from_millis)
+        .ok_or_else(|| {
+            ConfigError(format!(
+                "SEMILAYER_MOVE_AFTER is `{text}`; it must be a duration such as `90m` or `2h`, 24h at most"
+            ))
+        })
+}
+
 /// The port of `/health`.
 ///
 /// # Errors
@@ -323,6 +356,25 @@ mod tests {
             runner_id: Some("primary-prod".into()),
             gateway_url: Some("wss://gateway.example.com".into()),
             ..Settings::default()
+        }
+    }
+
+    #[test]
+    fn the_time_to_move_has_a_unit() {
+        for (text, expected) in [
+            (None, Ok(60 * 60_000)),
+            (Some(" "), Ok(60 * 60_000)),
+            (Some("90m"), Ok(90 * 60_000)),
+            (Some("2h"), Ok(120 * 60_000)),
+            (Some("500ms"), Ok(500)),
+            (Some("90"), Err(())),
+            (Some("m"), Err(())),
+            (Some("1ms"), Err(())),
+            (Some("25h"), Err(())),
+            (Some("99999999999999999999h"), Err(())),
+        ] {
+            let expected = expected.map(Duration::from_millis);
+            assert_eq!(move_after(text).map_err(|_| ()), expected, "{text:?}");
         }
     }
 

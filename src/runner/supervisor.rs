@@ -33,10 +33,21 @@ pub struct Schedule {
     pub move_jitter: Duration,
     /// How long jobs may go on at the gateway that was left for no reason but load.
     pub moved_jobs: Duration,
-    /// How often to look for another gateway than the one that drains before any will do.
+    /// How often to look for another gateway than the one that drains before that one will do again.
     pub tries: u32,
     /// How long to wait between those tries.
     pub between_tries: Duration,
+}
+
+impl Schedule {
+    /// Moves after `after` on average, give or take a sixth.
+    pub fn moving_after(after: Duration) -> Self {
+        Self {
+            move_after: after,
+            move_jitter: after / 6,
+            ..Self::default()
+        }
+    }
 }
 
 impl Default for Schedule {
@@ -192,6 +203,7 @@ impl Supervisor {
             if let Some(wish) = &wish {
                 log::info!("the gateway asks to go elsewhere: {}", wish.reason);
             }
+            // Meanwhile the session goes on serving: it is a task of its own.
             let found = tokio::select! {
                 () = stop.cancelled() => continue,
                 end = &mut running.session => return self.ended(running.since, end),
@@ -234,27 +246,22 @@ impl Supervisor {
         self.retired.push(running);
     }
 
-    /// A session to go on with, on another gateway. Asked to drain, any gateway will do after some tries;
-    /// moving of its own accord, another gateway is the whole point.
+    /// A session to go on with, on another gateway. Moving of its own accord, another gateway is the whole point,
+    /// and one try has to do. Asked to drain, any gateway will do after some tries, and the search goes on for as
+    /// long as the old session may stay: it ends only when there is something better.
     async fn replacement(
         &mut self,
         current: Option<GatewayId>,
         wish: Option<&DrainWish>,
     ) -> Option<Session> {
-        let tries = if wish.is_some() {
-            self.schedule.tries
-        } else {
-            1
-        };
         let until = wish.map_or_else(
             || Instant::now() + self.schedule.drain,
             |wish| wish.deadline,
         );
-        for left in (0..tries).rev() {
+        for tried in 1_u32.. {
+            let any_will_do = wish.is_some() && tried >= self.schedule.tries;
             match timeout_at(until, Session::connect(&self.dialer, &self.worker)).await {
-                Ok(Ok(session))
-                    if session.gateway_id != current || (left == 0 && wish.is_some()) =>
-                {
+                Ok(Ok(session)) if session.gateway_id != current || any_will_do => {
                     return Some(session);
                 }
                 // It was a candidate for jobs, so it leaves like any other; the search does not wait for it.
@@ -266,9 +273,10 @@ impl Supervisor {
                 Ok(Err(e)) => log::warn!("looking for another gateway: {e}"),
                 Err(_) => return None,
             }
-            if left > 0 {
-                sleep(self.schedule.between_tries).await;
+            if wish.is_none() || Instant::now() + self.schedule.between_tries >= until {
+                break;
             }
+            sleep(self.schedule.between_tries).await;
         }
         None
     }
@@ -317,6 +325,10 @@ impl Supervisor {
         for running in std::mem::take(&mut self.retired) {
             let _ = timeout_at(hard, running.session).await;
         }
-        self.worker.jobs_ended(Duration::from_secs(5)).await;
+        // Sessions that were left in the handshake end beside the others.
+        let left = hard.saturating_duration_since(Instant::now());
+        self.worker
+            .jobs_ended(left.max(Duration::from_secs(5)))
+            .await;
     }
 }

@@ -27,6 +27,8 @@ pub struct Lens {
     pub fields: Value,
     pub grants: Value,
     pub relations: Value,
+    /// What happens to a query whose runner is lost, in the words of the definition.
+    pub on_runner_failure: String,
     pub created_at: UtcTime,
     pub changed_at: UtcTime,
 }
@@ -42,6 +44,7 @@ pub struct NewLens {
     pub fields: Value,
     pub grants: Value,
     pub relations: Value,
+    pub on_runner_failure: String,
 }
 
 /// What to change about a lens; what is `None` stays.
@@ -54,6 +57,7 @@ pub struct LensChange {
     pub fields: Option<Value>,
     pub grants: Option<Value>,
     pub relations: Option<Value>,
+    pub on_runner_failure: Option<String>,
 }
 
 #[derive(AsChangeset)]
@@ -66,6 +70,7 @@ struct LensColumns {
     fields: Option<Value>,
     grants: Option<Value>,
     relations: Option<Value>,
+    on_runner_failure: Option<String>,
     changed_at: UtcTime,
 }
 
@@ -113,6 +118,7 @@ impl Store {
                     lenses::fields.eq(new.fields),
                     lenses::grants.eq(new.grants),
                     lenses::relations.eq(new.relations),
+                    lenses::on_runner_failure.eq(new.on_runner_failure),
                     lenses::created_at.eq(now),
                     lenses::changed_at.eq(now),
                 ))
@@ -168,6 +174,7 @@ impl Store {
             fields,
             grants,
             relations,
+            on_runner_failure,
         } = change;
         let columns = LensColumns {
             name,
@@ -177,6 +184,7 @@ impl Store {
             fields,
             grants,
             relations,
+            on_runner_failure,
             changed_at: now,
         };
         unit!(self, Change, connection => {

@@ -81,6 +81,7 @@ diesel::table! {
         fields -> Json,
         grants -> Json,
         relations -> Json,
+        on_runner_failure -> Text,
         created_at -> Timestamp,
         changed_at -> Timestamp,
     }

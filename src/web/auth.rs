@@ -1,5 +1,6 @@
 //! Who is asking: extractors that turn `Authorization: Bearer …` into what the key's holder is. Keys are
-//! looked up in the catalogue by their SHA-256; nothing is read from the store.
+//! looked up in the catalogue by their SHA-256; nothing is read from the store. A catalogue that has not agreed with
+//! the store for long may hold keys that were revoked since, and then none is believed.
 
 use std::future::{Ready, ready};
 use std::sync::Arc;
@@ -162,6 +163,7 @@ impl Holder {
     fn of(request: &HttpRequest) -> ApiResult<Self> {
         let front = front(request)?;
         let token = bearer(request)?;
+        fresh(front)?;
         let catalogue = front.gateway.catalogue.current();
         let key = catalogue
             .key_by_hash(&tokens::hash(token))
@@ -175,6 +177,21 @@ impl Holder {
             )),
         }
     }
+}
+
+/// Refuses while what is known here is too old to be believed.
+///
+/// # Errors
+///
+/// `store_unavailable`.
+pub(super) fn fresh(front: &Front) -> ApiResult<()> {
+    if front.gateway.is_stale() {
+        return Err(ApiError::new(
+            Code::StoreUnavailable,
+            "the gateway has not reached its store for a while and cannot tell whether this key is still good",
+        ));
+    }
+    Ok(())
 }
 
 /// What a key of that kind is for, for whoever took it for another.

@@ -4,6 +4,7 @@
 use std::net::{Shutdown, TcpStream};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
+use std::time::Duration;
 
 use actix_web::dev::Extensions;
 use actix_web::http::header;
@@ -21,6 +22,10 @@ use crate::storage::{Key, KeyKind, StoreError};
 
 /// The largest WebSocket message: a frame of the protocol with its header, or a text frame of rows.
 const MAX_MESSAGE: usize = 4 * MAX_FRAME_BYTES as usize;
+
+/// When a runner that came to a stopping gateway is to dial again: the load balancer takes it elsewhere then,
+/// if not at once.
+const RECONNECT: Duration = Duration::from_secs(1);
 
 /// A second handle on a connection, which closes it under whoever uses the first.
 #[derive(Clone)]
@@ -59,10 +64,10 @@ pub(super) async fn connect(
     front: web::Data<Front>,
 ) -> Result<HttpResponse, ApiError> {
     if front.gateway.is_stopping() {
-        return Err(ApiError::new(
-            Code::Draining,
-            "this gateway is stopping, connect again",
-        ));
+        return Err(
+            ApiError::new(Code::Draining, "this gateway is stopping, connect again")
+                .retry_after(RECONNECT),
+        );
     }
     let key = authenticate(&request, &front).await?;
     // The session judges its token by the catalogue, which may not know yet of a runner that the store has.
@@ -88,12 +93,18 @@ pub(super) async fn connect(
         remote_addr: Some(front.client(&request).to_string()),
     };
     let control = front.gateway.clone();
-    let open = Box::new(move |commands, Gauges { queued, received }| {
+    let open = Box::new(move |commands, gauges: Gauges| {
+        let Gauges {
+            queued,
+            written,
+            received,
+        } = gauges;
         control.open_session(
             identity,
             SocketLink {
                 commands,
                 queued,
+                written,
                 received,
                 cut: Box::new(move || connection.cut()),
             },

@@ -14,7 +14,7 @@ use serde_json::{Map, Value};
 use super::Front;
 use super::body::Body;
 use super::error::{ApiError, Code};
-use super::fallback::{fallback, only};
+use super::fallback::only;
 use super::job_error::Audience;
 use super::reply::{self, Rendering, wanted_encoding};
 use super::request_id::RequestId;
@@ -65,22 +65,13 @@ impl FromRequest for Admitted {
     }
 }
 
-/// The routes of the internal listener.
-pub(super) fn configure(
-    config: &mut ServiceConfig,
-    front: web::Data<Front>,
-    access: web::Data<InternalAccess>,
-) {
-    config
-        .app_data(front)
-        .app_data(access)
-        .service(
-            web::resource("/dispatch")
-                .post(dispatch)
-                .default_service(only(Method::POST)),
-        )
-        .route("/health", web::get().to(HttpResponse::Ok))
-        .default_service(web::to(fallback));
+/// The route, for who has the token.
+pub(super) fn configure(config: &mut ServiceConfig, access: web::Data<InternalAccess>) {
+    config.app_data(access).service(
+        web::resource("/dispatch")
+            .post(dispatch)
+            .default_service(only(Method::POST)),
+    );
 }
 
 /// What is to be done where.

@@ -54,7 +54,9 @@ pub fn job_error(error: &JobError, job_id: JobId, audience: Audience) -> ApiErro
         JobError::Cancelled => ApiError::new(Code::JobCancelled, error.to_string()),
         JobError::ResultOverflow(message) => ApiError::new(Code::ResultOverflow, message.clone()),
         JobError::StoreUnavailable => ApiError::new(Code::StoreUnavailable, error.to_string()),
-        JobError::Internal => ApiError::internal(anyhow::anyhow!("job {job_id}: {error}")),
+        JobError::Internal | JobError::Returned(_) => {
+            ApiError::internal(anyhow::anyhow!("job {job_id}: {error}"))
+        }
     };
     api.with("jobId", job_id.to_string())
 }

@@ -9,13 +9,14 @@ use super::auth::Caller;
 use super::body::Body;
 use super::error::{ApiError, ApiResult, Code};
 use super::job_error::{Audience, job_error};
+use super::prefer::Preferences;
 use super::reply::{self, Rendering, wanted_encoding};
 use super::request_id::RequestId;
 use crate::control::catalogue::Lens;
 use crate::control::{Finished, JobError, JobSpec, Reply, ReplyStream};
 use crate::protocol::Encoding;
 use crate::query::grants;
-use crate::query::lens::Access;
+use crate::query::lens::{Access, OnRunnerFailure};
 use crate::query::operation::Operation;
 use crate::query::plan::{Plan, Planner};
 use crate::query::request::{CountRequest, QueryRequest};
@@ -54,7 +55,7 @@ impl Admitted {
             timeout: None,
             only_runner: None,
             wait: std::time::Duration::ZERO,
-            retry: false,
+            retry: self.lens.definition.on_runner_failure == OnRunnerFailure::Retry,
         }
     }
 
@@ -68,7 +69,10 @@ impl Admitted {
 /// Answers the rows of one page, or with `Accept: application/x-ndjson` a line per row.
 #[utoipa::path(
     tag = "query",
-    params(("lens" = String, Path, description = "The lens's name")),
+    params(
+        ("lens" = String, Path, description = "The lens's name"),
+        ("Prefer" = Option<String>, Header, description = "`wait=N`: instead of a 503, wait up to N (1 to 60) seconds for a runner"),
+    ),
     request_body = super::types::QueryBody,
     responses((status = 200, description = "One page of rows", body = super::types::QueryAnswer)),
     security(("secretKey" = []), ("publishableKey" = []))
@@ -80,6 +84,7 @@ pub(super) async fn query(
     name: Path<String>,
     caller: Caller,
     request_id: RequestId,
+    preferences: Preferences,
     body: Body<Value>,
 ) -> ApiResult<HttpResponse> {
     let encoding = wanted_encoding(&request)?;
@@ -90,6 +95,7 @@ pub(super) async fn query(
     let mut spec = admitted.spec(operation, encoding);
     spec.fields = Some(plan.fields.clone());
     spec.keys.clone_from(&plan.keys);
+    spec.wait = preferences.wait;
     let reply = front.gateway.dispatch(spec);
     let job_id = reply.job_id().to_string();
     let (lens, audience) = (admitted.lens.row.name.clone(), admitted.audience());
@@ -110,7 +116,10 @@ pub(super) async fn query(
 /// Counts the rows of a lens.
 #[utoipa::path(
     tag = "query",
-    params(("lens" = String, Path, description = "The lens's name")),
+    params(
+        ("lens" = String, Path, description = "The lens's name"),
+        ("Prefer" = Option<String>, Header, description = "`wait=N`: instead of a 503, wait up to N (1 to 60) seconds for a runner"),
+    ),
     request_body = super::types::CountBody,
     responses((status = 200, description = "The exact number of rows", body = super::types::CountAnswer)),
     security(("secretKey" = []), ("publishableKey" = []))
@@ -121,15 +130,16 @@ pub(super) async fn count(
     front: Data<Front>,
     name: Path<String>,
     caller: Caller,
+    preferences: Preferences,
     body: Body<Value>,
 ) -> ApiResult<HttpResponse> {
     let encoding = wanted_encoding(&request)?;
     let admitted = admit(&front, caller, &name)?;
     let asked = CountRequest::parse(&body.0, &admitted.lens.definition)?;
     let operation = admitted.planner(&front).count(asked).operation;
-    let reply = front
-        .gateway
-        .dispatch(admitted.spec(operation, Encoding::Json));
+    let mut spec = admitted.spec(operation, Encoding::Json);
+    spec.wait = preferences.wait;
+    let reply = front.gateway.dispatch(spec);
     let job_id = reply.job_id();
     let finished = finish(reply, admitted.audience()).await?;
     let Some(total) = finished.total else {
@@ -211,7 +221,7 @@ async fn finish(mut reply: ReplyStream, audience: Audience) -> ApiResult<Finishe
     let job_id = reply.job_id();
     loop {
         match reply.next().await {
-            Some(Reply::Rows(_)) => {}
+            Some(Reply::Rows(_) | Reply::Restarted) => {}
             Some(Reply::End(end)) => {
                 return end.map_err(|error| job_error(&error, job_id, audience));
             }

@@ -68,11 +68,16 @@ pub(super) async fn respond(
 ) -> Result<HttpResponse, ApiError> {
     let job_id = reply.job_id();
     let (mut held, mut size) = (VecDeque::new(), 0);
-    while size < HOLD_BACK {
+    // What is held back was not sent: until the head goes out another attempt may take the place of this one.
+    while size < HOLD_BACK || !reply.commit() {
         match reply.next().await {
             Some(Reply::Rows(batch)) => {
                 size += batch.payload.len();
                 held.push_back(batch.payload);
+            }
+            Some(Reply::Restarted) => {
+                held.clear();
+                size = 0;
             }
             Some(Reply::End(Ok(finished))) => {
                 return whole(held, &finished, rendering, job_id.to_string());
@@ -161,7 +166,8 @@ impl Streaming {
             match step {
                 Some(Reply::Rows(batch)) => self.ready.extend(self.joiner.rows(batch.payload)),
                 Some(Reply::End(end)) => return self.end(end),
-                None => return self.end(Err(JobError::Internal)),
+                // After the commit nothing starts over.
+                Some(Reply::Restarted) | None => return self.end(Err(JobError::Internal)),
             }
         }
     }

@@ -8,16 +8,20 @@ use std::future::{Ready, ready};
 use std::rc::Rc;
 use std::time::Instant;
 
+use actix_http::ConnectionType;
 use actix_web::body::{BoxBody, MessageBody};
 use actix_web::dev::{Payload, ServiceRequest, ServiceResponse};
 use actix_web::error::InternalError;
 use actix_web::http::StatusCode;
 use actix_web::http::header::{HeaderName, HeaderValue};
 use actix_web::middleware::Next;
+use actix_web::web::Data;
 use actix_web::{Error, FromRequest, HttpMessage, HttpRequest, HttpResponse};
 use uuid::Uuid;
 
+use super::Front;
 use super::error::{ApiError, Code};
+use super::prefer::{Applied, PREFERENCE_APPLIED};
 
 /// The header that carries the id, in both directions.
 pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -95,29 +99,54 @@ pub async fn middleware(
     let started = Instant::now();
     let id = RequestId::of(&request);
     request.extensions_mut().insert(id.clone());
+    let front = request.app_data::<Data<Front>>().cloned();
+    // A gateway that stops sends its clients away, the load balancer's kept connections above all: the next
+    // request goes to another gateway. Asked when the answer is there, which may take a while.
+    let going = || {
+        front
+            .as_ref()
+            .is_some_and(|front| front.gateway.is_stopping())
+    };
     let access = Access {
         method: request.method().to_string(),
         path: request.path().to_owned(),
         started,
     };
 
-    let mut response = match next.call(request).await {
+    let response = match next.call(request).await {
         Ok(response) => response,
         Err(error) => {
-            let answer = access.answer(&error, &id);
+            let mut answer = access.answer(&error, &id);
+            if going() {
+                answer.head_mut().set_connection_type(ConnectionType::Close);
+            }
             return Err(InternalError::from_response(error, answer).into());
         }
     };
-    if let Some(answer) = response
+    let applied = response.request().extensions().get::<Applied>().cloned();
+    let answer = response
         .response()
         .error()
-        .map(|error| access.answer(error, &id))
-    {
-        return Ok(response.into_response(answer));
+        .map(|error| access.answer(error, &id));
+    let mut response = match answer {
+        Some(answer) => response.into_response(answer),
+        None => {
+            access.log(&id, response.status(), None);
+            let mut response = response.map_into_boxed_body();
+            response.headers_mut().insert(REQUEST_ID, id.header());
+            response
+        }
+    };
+    if let Some(Applied(preferences)) = applied {
+        response
+            .headers_mut()
+            .insert(PREFERENCE_APPLIED, preferences);
     }
-    access.log(&id, response.status(), None);
-    response.headers_mut().insert(REQUEST_ID, id.header());
-    Ok(response.map_into_boxed_body())
+    if going() {
+        let head = response.response_mut().head_mut();
+        head.set_connection_type(ConnectionType::Close);
+    }
+    Ok(response)
 }
 
 /// What the log says of a request once it is answered.

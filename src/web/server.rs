@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use actix_web::dev::ServerHandle;
-use actix_web::{App, HttpServer, middleware, web};
+use actix_web::{App, HttpResponse, HttpServer, middleware, web};
 use anyhow::Context as _;
 use rustls::ServerConfig;
 use rustls::pki_types::pem::PemObject as _;
@@ -14,13 +14,16 @@ use secrecy::ExposeSecret as _;
 use super::client::TrustedProxies;
 use super::connect::Connection;
 use super::dispatch::{self, InternalAccess};
+use super::fallback::fallback;
 use super::routes::PublicRoutes;
-use super::{Access, Front, request_id};
+use super::{Access, Front, internal, request_id};
 use crate::config::{GatewayConfig, TlsFiles};
 use crate::control::ControlPlane;
 
 /// How long a client has to send its request's head, and a TLS handshake may take.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long an idle connection of another gateway is kept.
+const PEER_KEEP_ALIVE: Duration = Duration::from_secs(60);
 /// How long open connections get once nothing runs any more.
 const CLOSE_TIMEOUT: u64 = 5;
 
@@ -28,7 +31,7 @@ const CLOSE_TIMEOUT: u64 = 5;
 pub struct Listeners {
     /// Where runners and REST callers arrive.
     pub public: SocketAddr,
-    /// Where `/dispatch` is, if it is served.
+    /// Where `/dispatch` and other gateways arrive, if they do.
     pub internal: Option<SocketAddr>,
     handles: Vec<ServerHandle>,
 }
@@ -52,14 +55,18 @@ impl Listeners {
             handles: vec![handle],
         };
         if let Some(internal) = &config.internal {
-            let access = InternalAccess::new(internal.token.expose_secret());
+            let access = internal.token.as_ref();
+            let access = access.map(|token| InternalAccess::new(token.expose_secret()));
+            if access.is_none() {
+                log::info!(
+                    "SEMILAYER_INTERNAL_TOKEN is not set, the internal listener serves other gateways and not /dispatch"
+                );
+            }
             let (address, handle) = serve_internal(internal.listen, front, access)?;
             listeners.internal = Some(address);
             listeners.handles.push(handle);
         } else {
-            log::info!(
-                "SEMILAYER_INTERNAL_TOKEN is not set, the internal listener (/dispatch) does not start"
-            );
+            log::info!("the internal listener (/dispatch, other gateways) is not asked for");
         }
         Ok(listeners)
     }
@@ -106,15 +113,25 @@ fn serve_public(
 fn serve_internal(
     listen: SocketAddr,
     front: web::Data<Front>,
-    access: InternalAccess,
+    access: Option<InternalAccess>,
 ) -> anyhow::Result<(SocketAddr, ServerHandle)> {
-    let access = web::Data::new(access);
+    let access = access.map(web::Data::new);
     let server = HttpServer::new(move || {
         let (front, access) = (front.clone(), access.clone());
         App::new()
             .wrap(middleware::from_fn(request_id::middleware))
-            .configure(move |config| dispatch::configure(config, front, access))
+            .app_data(front)
+            .configure(internal::configure)
+            .configure(move |config| {
+                if let Some(access) = access {
+                    dispatch::configure(config, access);
+                }
+            })
+            .route("/health", web::get().to(HttpResponse::Ok))
+            .default_service(web::to(fallback))
     })
+    // Longer than other gateways keep a connection for their next job.
+    .keep_alive(PEER_KEEP_ALIVE)
     .h1_allow_half_closed(false)
     .client_request_timeout(HEAD_TIMEOUT)
     .tcp_nodelay(true)

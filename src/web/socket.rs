@@ -12,7 +12,7 @@ use bytes::{Bytes, BytesMut};
 use bytestring::ByteString;
 
 use crate::control::session::{
-    ByteGauge, FrameReceived, RunnerSession, SocketClosed, SocketCommand,
+    ByteGauge, FrameReceived, RunnerSession, SocketClosed, SocketCommand, WrittenGauge,
 };
 
 /// The most fragments of one message.
@@ -38,6 +38,8 @@ pub(super) type OpenSession =
 pub(super) struct Gauges {
     /// From the session, to be written.
     pub(super) queued: ByteGauge,
+    /// Which frames the socket has got to.
+    pub(super) written: WrittenGauge,
     /// From the runner, to be handled.
     pub(super) received: ByteGauge,
 }
@@ -193,6 +195,7 @@ impl Handler<SocketCommand> for RunnerSocket {
         match command {
             SocketCommand::Send(text) => {
                 self.gauges.queued.take_off(text.len());
+                self.gauges.written.advance();
                 ctx.text(text);
             }
             SocketCommand::Ping => ctx.ping(b""),

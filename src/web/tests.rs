@@ -64,6 +64,7 @@ impl Fixture {
             clock: Clock::system(),
             timing: Timing::default(),
             advertise_url: None,
+            prefer_local: false,
             inline_allow: Vec::new(),
             tag_sql: false,
             compress: false,
@@ -1164,7 +1165,7 @@ async fn a_job_of_another_gateway_is_not_cancelled_here() {
     .await;
     let sentence = answer.error(409, "conflict");
     assert!(
-        sentence.contains("not under way on this gateway"),
+        sentence.contains("could not be told to stop it"),
         "{sentence}"
     );
     assert_eq!(answer.body["state"], "dispatched");

@@ -8,6 +8,8 @@ use actix::Recipient;
 use tokio::time::Instant;
 
 use super::Return;
+use super::held::LaneId;
+use crate::control::error::JobError;
 use crate::control::job::Job;
 use crate::control::session::{CancelCause, CancelExecution};
 use crate::ids::{JobId, SessionId};
@@ -30,6 +32,43 @@ pub(super) struct Live {
     due: Instant,
     /// Set when it is to end as soon as it is known where it is.
     pub(super) cancelled: Option<CancelCause>,
+    /// How often it was offered or came back: an answer to an earlier offer is of no interest any more.
+    pub(super) offer: u64,
+    pub(super) accepted: Instant,
+    /// When runners of it were first seen on the move, which earns it some patience.
+    pub(super) moving_since: Option<Instant>,
+    /// Why nobody could take it when it was offered last.
+    pub(super) obstacle: Option<JobError>,
+    /// What became of its first execution, if it is to be executed once more.
+    pub(super) lost: Option<JobError>,
+}
+
+impl Live {
+    /// Which jobs the same runners could take.
+    pub(super) fn lane(&self) -> LaneId {
+        (self.job.spec.source_id, self.job.spec.only_runner)
+    }
+
+    /// Until when it may be held: as long as its caller wants to wait, and for a while when its runners are only
+    /// on the move; never beyond its deadline. Another gateway's job is held there.
+    pub(super) fn hold_until(&self, moving_grace: Duration) -> Option<Instant> {
+        if self.job.only_session.is_some() {
+            return None;
+        }
+        let asked = self.accepted + self.job.spec.wait;
+        let moving = self.moving_since.map(|since| since + moving_grace);
+        Some(
+            moving
+                .map_or(asked, |moving| moving.max(asked))
+                .min(self.job.deadline),
+        )
+    }
+
+    /// What to tell the caller of a job that nobody takes.
+    pub(super) fn verdict(&self) -> Option<JobError> {
+        // That its runner was lost in the middle says more than that there is no other.
+        self.lost.clone().or_else(|| self.obstacle.clone())
+    }
 }
 
 /// How often a job's deadline has been called.
@@ -62,15 +101,20 @@ impl LiveJobs {
         self.by_id.len()
     }
 
-    pub(super) fn accept(&mut self, job: Arc<Job>) {
+    pub(super) fn accept(&mut self, job: Arc<Job>, attempt: u32, now: Instant) {
         self.by_deadline.insert((job.deadline, job.id));
         let live = Live {
-            attempt: 1,
+            attempt,
             declined: Vec::new(),
             last_return: None,
             executor: None,
             cancelled: None,
             due: job.deadline,
+            offer: 0,
+            accepted: now,
+            moving_since: None,
+            obstacle: None,
+            lost: None,
             job,
         };
         self.by_id.insert(live.job.id, live);
@@ -80,7 +124,7 @@ impl LiveJobs {
         self.by_id.get_mut(&id)
     }
 
-    /// Notes that a session did not take the job.
+    /// Notes that a session did not take the job, or lost it and may have it executed once more.
     pub(super) fn returned(
         &mut self,
         id: JobId,
@@ -91,8 +135,16 @@ impl LiveJobs {
         let live = self.by_id.get_mut(&id)?;
         live.executor = None;
         live.attempt = attempt;
+        live.offer += 1;
         live.last_return = Some(why);
         live.declined.push(from);
+        if let Return::Lost {
+            runner_id,
+            delivery,
+        } = why
+        {
+            live.lost = Some(JobError::lost(runner_id, delivery));
+        }
         let often = u32::try_from(live.declined.len()).unwrap_or(u32::MAX);
         Some(if often < MAX_PLACEMENTS {
             Next::Place

@@ -4,19 +4,24 @@
 //! that somebody did not take. Who takes it is the picker's decision; how it runs is the session's.
 //!
 //! A job that is with nobody is ended here; one that is with a session is ended there, so that exactly one
-//! place decides its outcome.
+//! place decides its outcome. One that nobody can take may be held for a while; see `holding`.
 
+mod held;
+mod holding;
 mod live;
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use actix::prelude::*;
+use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
+use self::held::HeldJobs;
+use self::holding::busy;
 use self::live::{Call, LiveJobs, Next};
 use super::catalogue::{CatalogueReader, location};
-use super::error::JobError;
+use super::error::{Delivery, JobError};
 use super::job::Job;
 use super::ledger::RecordUnplaced;
 use super::picker::{Place, Placement, Unplaceable};
@@ -24,8 +29,9 @@ use super::reply::Abandonment;
 use super::session::{CancelCause, CancelExecution, Execute};
 use super::vital::Vital;
 use crate::clock::Clock;
-use crate::ids::{JobId, SessionId};
+use crate::ids::{JobId, RunnerId, SessionId};
 use crate::protocol::CredentialsLocation;
+use crate::timing::Timing;
 
 /// How many jobs one gateway has under way at most; more are told that it is busy.
 const MAX_LIVE_JOBS: usize = 20_000;
@@ -33,16 +39,17 @@ const MAX_LIVE_JOBS: usize = 20_000;
 const DEADLINE_RESOLUTION: Duration = Duration::from_millis(50);
 /// How long after its deadline a job may still be ended by whoever executes it.
 const LAST_CALL: Duration = Duration::from_secs(10);
-/// When to come back while everybody is busy, or nobody is there.
-const RETRY_BUSY: Duration = Duration::from_secs(1);
+/// When to come back while nobody is there.
 const RETRY_OFFLINE: Duration = Duration::from_secs(5);
 
-/// Take this job to somebody. Sent by the web layer.
+/// Take this job to somebody. Sent by the web layer, for a caller or for another gateway.
 #[derive(Message)]
 #[rtype(result = "()")]
 pub struct Dispatch {
     /// The job; everything that becomes of it is said through its reply.
     pub job: Arc<Job>,
+    /// Which attempt at it comes next, from 1.
+    pub attempt: u32,
 }
 
 /// End this job early. Sent by the web layer and by a caller's end that was dropped.
@@ -56,7 +63,8 @@ pub struct CancelJob {
 }
 
 /// Why a session did not take a job.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Return {
     /// It works on as many as it can.
     Busy,
@@ -66,9 +74,29 @@ pub enum Return {
     Unassigned,
     /// It closed before the frame left.
     Gone,
+    /// It is not on the gateway that was asked.
+    NotHere,
+    /// It closed after the frame had left. The job wants to be executed once more in that case, and its
+    /// caller has seen nothing of this execution.
+    Lost {
+        /// The runner whose session it was.
+        runner_id: RunnerId,
+        /// How far the job had come.
+        delivery: Delivery,
+    },
 }
 
-/// This job was not taken and certainly not executed. Sent by a session.
+/// A job from another gateway was not taken here: it was certainly not executed, or may be executed once more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Declined {
+    /// Why not.
+    pub why: Return,
+    /// Which attempt comes next.
+    pub attempt: u32,
+}
+
+/// Somebody else is to have this job: it was not taken and certainly not executed, or may be executed once
+/// more. Sent by a session.
 #[derive(Message, Debug)]
 #[rtype(result = "()")]
 pub struct JobReturned {
@@ -80,6 +108,14 @@ pub struct JobReturned {
     pub attempt: u32,
     /// Why not.
     pub why: Return,
+}
+
+/// This gateway executes as many jobs itself as it can. Sent by the inline executor.
+#[derive(Message, Debug)]
+#[rtype(result = "()")]
+pub struct InlineFull {
+    /// The job, which was not taken.
+    pub job_id: JobId,
 }
 
 /// This job has ended, and its caller knows. Sent by a session and by the inline executor.
@@ -99,6 +135,17 @@ pub struct LiveJobCount;
 #[rtype(result = "()")]
 struct ExpireOverdue;
 
+/// Nobody will be found any more: end the jobs that wait, and let none wait from now on. Sent as the gateway
+/// closes.
+#[derive(Message, Debug, Clone, Copy)]
+#[rtype(result = "()")]
+pub struct EndHeld;
+
+/// Is there somebody now for those who wait?
+#[derive(Message)]
+#[rtype(result = "()")]
+struct OfferHeld;
+
 /// Whom the dispatcher talks to.
 pub struct DispatcherLinks {
     /// To the picker: who takes this job?
@@ -114,8 +161,10 @@ pub struct DispatcherLinks {
 /// The actor.
 pub struct Dispatcher {
     jobs: LiveJobs,
+    held: HeldJobs,
     links: DispatcherLinks,
     catalogue: CatalogueReader,
+    timing: Timing,
     clock: Clock,
     _vital: Vital,
 }
@@ -125,13 +174,16 @@ impl Dispatcher {
     pub fn new(
         links: DispatcherLinks,
         catalogue: CatalogueReader,
+        timing: Timing,
         clock: Clock,
         vital: Vital,
     ) -> Self {
         Self {
             jobs: LiveJobs::default(),
+            held: HeldJobs::default(),
             links,
             catalogue,
+            timing,
             clock,
             _vital: vital,
         }
@@ -144,27 +196,32 @@ impl Actor for Dispatcher {
     fn started(&mut self, ctx: &mut Self::Context) {
         ctx.set_mailbox_capacity(MAX_LIVE_JOBS);
         ctx.run_interval(DEADLINE_RESOLUTION, |_, ctx| ctx.notify(ExpireOverdue));
+        ctx.run_interval(self.timing.hold_retry, |_, ctx| ctx.notify(OfferHeld));
     }
 }
 
 impl Handler<Dispatch> for Dispatcher {
     type Result = ();
 
-    fn handle(&mut self, Dispatch { job }: Dispatch, ctx: &mut Self::Context) {
+    fn handle(&mut self, Dispatch { job, attempt }: Dispatch, ctx: &mut Self::Context) {
+        // A gateway that hands a job over again may be faster than the end of its first try here.
+        if self.jobs.get(job.id).is_some() {
+            let declined = Declined {
+                why: Return::Busy,
+                attempt,
+            };
+            return job.reply.end(Err(JobError::Returned(declined)));
+        }
         if self.jobs.len() >= MAX_LIVE_JOBS {
-            self.refuse(
-                &job,
-                1,
-                JobError::RunnersBusy {
-                    retry_after: RETRY_BUSY,
-                },
-            );
+            self.refuse(&job, attempt, busy());
             return;
         }
         let id = job.id;
         log::debug!(job_id:% = id, source_id:% = job.spec.source_id; "job {id} accepted");
-        self.jobs.accept(job);
-        self.place(id, ctx);
+        self.jobs.accept(job, attempt, Instant::now());
+        if !self.queue_up(id) {
+            self.place(id, ctx);
+        }
     }
 }
 
@@ -190,10 +247,32 @@ impl Handler<JobReturned> for Dispatcher {
         if let Some(cause) = self.jobs.get(job_id).and_then(|live| live.cancelled) {
             return self.end_unplaced(job_id, cause.into());
         }
+        if self
+            .jobs
+            .get(job_id)
+            .is_some_and(|live| live.job.only_session.is_some())
+        {
+            return self.hand_back(job_id, why);
+        }
         match next {
             Some(Next::Place) => self.place(job_id, ctx),
-            Some(Next::GiveUp) => self.end_unplaced(job_id, busy()),
+            Some(Next::GiveUp) => self.unplaced(job_id, Unplaceable::Busy),
             None => {}
+        }
+    }
+}
+
+impl Handler<InlineFull> for Dispatcher {
+    type Result = ();
+
+    fn handle(&mut self, InlineFull { job_id }: InlineFull, _: &mut Self::Context) {
+        let Some(live) = self.jobs.get(job_id) else {
+            return;
+        };
+        live.executor = None;
+        match live.cancelled {
+            Some(cause) => self.end_unplaced(job_id, cause.into()),
+            None => self.unplaced(job_id, Unplaceable::Busy),
         }
     }
 }
@@ -201,8 +280,11 @@ impl Handler<JobReturned> for Dispatcher {
 impl Handler<JobSettled> for Dispatcher {
     type Result = ();
 
-    fn handle(&mut self, JobSettled { job_id }: JobSettled, _: &mut Self::Context) {
-        self.jobs.end(job_id);
+    fn handle(&mut self, JobSettled { job_id }: JobSettled, ctx: &mut Self::Context) {
+        if let Some(live) = self.jobs.end(job_id) {
+            // Its place is free for somebody who waits.
+            self.offer_next(live.lane(), ctx);
+        }
     }
 }
 
@@ -217,8 +299,9 @@ impl Handler<LiveJobCount> for Dispatcher {
 impl Handler<ExpireOverdue> for Dispatcher {
     type Result = ();
 
-    fn handle(&mut self, _: ExpireOverdue, _: &mut Self::Context) {
+    fn handle(&mut self, _: ExpireOverdue, ctx: &mut Self::Context) {
         let now = Instant::now();
+        self.give_up_held(now, ctx);
         for (job_id, call) in self.jobs.overdue(now, LAST_CALL) {
             match call {
                 Call::First => {
@@ -230,15 +313,46 @@ impl Handler<ExpireOverdue> for Dispatcher {
     }
 }
 
+impl Handler<EndHeld> for Dispatcher {
+    type Result = ();
+
+    fn handle(&mut self, _: EndHeld, _: &mut Self::Context) {
+        for id in self.held.close() {
+            self.give_up(id);
+        }
+    }
+}
+
+impl Handler<OfferHeld> for Dispatcher {
+    type Result = ();
+
+    fn handle(&mut self, _: OfferHeld, ctx: &mut Self::Context) {
+        for lane in self.held.lanes() {
+            self.offer_next(lane, ctx);
+        }
+    }
+}
+
 impl Dispatcher {
     /// Finds somebody for the job: a runner where the source has any, else this gateway itself.
     fn place(&mut self, id: JobId, ctx: &mut Context<Self>) {
         let Some(live) = self.jobs.get(id) else {
             return;
         };
+        live.offer += 1;
+        let lane = live.lane();
         let (job, attempt, declined) = (live.job.clone(), live.attempt, live.declined.clone());
+        if job.only_session.is_some() {
+            let place = Place {
+                job,
+                attempt,
+                declined,
+            };
+            return self.ask_picker(id, place, ctx);
+        }
         let catalogue = self.catalogue.current();
         let Some(source) = catalogue.source(job.spec.source_id) else {
+            self.held.tried(id, lane);
             let reason = "its source has been deleted".to_owned();
             return self.end_unplaced(
                 id,
@@ -250,16 +364,14 @@ impl Dispatcher {
         };
         if job.spec.only_runner.is_none() && catalogue.runners_of(source.id).is_empty() {
             return match location(source) {
-                CredentialsLocation::Managed => self.run_inline(id, job, attempt),
+                CredentialsLocation::Managed => {
+                    self.run_inline(id, job, attempt);
+                    self.offered(id, lane, ctx);
+                }
                 CredentialsLocation::RunnerLocal => {
                     let reason = "its credentials stay with a runner, and no runner is assigned to the source".to_owned();
-                    self.end_unplaced(
-                        id,
-                        JobError::NoRunnersOnline {
-                            reason,
-                            retry_after: RETRY_OFFLINE,
-                        },
-                    );
+                    self.held.tried(id, lane);
+                    self.unplaced(id, Unplaceable::Offline { reason });
                 }
             };
         }
@@ -268,11 +380,21 @@ impl Dispatcher {
             attempt,
             declined,
         };
+        self.ask_picker(id, place, ctx);
+    }
+
+    fn ask_picker(&mut self, id: JobId, place: Place, ctx: &mut Context<Self>) {
+        let Some((offer, lane)) = self.jobs.get(id).map(|live| (live.offer, live.lane())) else {
+            return;
+        };
         self.links
             .place
             .send(place)
             .into_actor(self)
-            .map(move |found, act, _| act.on_placed(id, found))
+            .map(move |found, act, ctx| {
+                act.on_placed(id, offer, found);
+                act.offered(id, lane, ctx);
+            })
             .spawn(ctx);
     }
 
@@ -287,7 +409,7 @@ impl Dispatcher {
             })
             .is_err()
         {
-            return self.end_unplaced(id, busy());
+            return self.unplaced(id, Unplaceable::Busy);
         }
         if let Some(live) = self.jobs.get(id) {
             live.executor = Some(self.links.cancel_inline.clone());
@@ -297,17 +419,15 @@ impl Dispatcher {
     fn on_placed(
         &mut self,
         id: JobId,
+        offer: u64,
         found: Result<Result<Placement, Unplaceable>, MailboxError>,
     ) {
+        // It may have come back already; then somebody else is being looked for.
+        let Some(live) = self.jobs.get(id).filter(|live| live.offer == offer) else {
+            return;
+        };
         match found {
             Ok(Ok(placement)) => {
-                // It may have come back already; then somebody else is being looked for.
-                let Some(live) = self.jobs.get(id) else {
-                    return;
-                };
-                if live.declined.contains(&placement.session_id) {
-                    return;
-                }
                 if let Some(cause) = live.cancelled {
                     placement
                         .cancel
@@ -315,34 +435,12 @@ impl Dispatcher {
                 }
                 live.executor = Some(placement.cancel);
             }
-            Ok(Err(unplaceable)) => {
-                let error = self.explain(id, unplaceable);
-                self.end_unplaced(id, error);
-            }
-            Err(_) => self.end_unplaced(id, JobError::Internal),
-        }
-    }
-
-    /// What to tell a caller whose job nobody takes: a runner that declined says more than the table does.
-    fn explain(&mut self, id: JobId, unplaceable: Unplaceable) -> JobError {
-        let last = self.jobs.get(id).and_then(|live| live.last_return);
-        match (unplaceable, last) {
-            (Unplaceable::Busy, _) | (Unplaceable::Offline { .. }, Some(Return::Busy)) => busy(),
-            (Unplaceable::Offline { reason }, None) => JobError::NoRunnersOnline {
-                reason,
-                retry_after: RETRY_OFFLINE,
+            Ok(Err(unplaceable)) => match (live.cancelled, unplaceable) {
+                (Some(cause), _) => self.end_unplaced(id, cause.into()),
+                (None, Unplaceable::Declined(why)) => self.hand_back(id, why),
+                (None, unplaceable) => self.unplaced(id, unplaceable),
             },
-            (Unplaceable::Offline { .. }, Some(why)) => {
-                let reason = match why {
-                    Return::Draining => "its runners are draining",
-                    Return::Unassigned => "its runners do not serve the source any more",
-                    Return::Gone | Return::Busy => "its runners went offline",
-                };
-                JobError::NoRunnersOnline {
-                    reason: reason.to_owned(),
-                    retry_after: RETRY_OFFLINE,
-                }
-            }
+            Err(_) => self.end_unplaced(id, JobError::Internal),
         }
     }
 
@@ -351,6 +449,13 @@ impl Dispatcher {
         let Some(live) = self.jobs.get(id) else {
             return false;
         };
+        if self.held.release(id) {
+            match cause {
+                CancelCause::Deadline => self.give_up(id),
+                cause => self.end_unplaced(id, cause.into()),
+            }
+            return true;
+        }
         // Noted in any case: should it come back at this moment, it is not placed again.
         live.cancelled.get_or_insert(cause);
         match &live.executor {
@@ -359,6 +464,16 @@ impl Dispatcher {
             None => live.job.reply.end(Err(cause.into())),
         }
         true
+    }
+
+    /// Gives a job back to the gateway that has accepted it, which places it again.
+    fn hand_back(&mut self, id: JobId, why: Return) {
+        let Some(live) = self.jobs.end(id) else {
+            return;
+        };
+        let attempt = live.attempt;
+        let declined = Declined { why, attempt };
+        live.job.reply.end(Err(JobError::Returned(declined)));
     }
 
     /// Ends a job that its executor should have ended and has not: whatever became of that actor, the
@@ -373,6 +488,7 @@ impl Dispatcher {
 
     /// Ends a job that nobody took, and has that recorded beside the hot path.
     fn end_unplaced(&mut self, id: JobId, error: JobError) {
+        self.held.release(id);
         let Some(live) = self.jobs.end(id) else {
             return;
         };
@@ -391,12 +507,6 @@ impl Dispatcher {
         if self.links.record_unplaced.try_send(record).is_err() {
             log::warn!(job_id:% = job.id; "refused job {} is not recorded, the ledger is behind", job.id);
         }
-    }
-}
-
-fn busy() -> JobError {
-    JobError::RunnersBusy {
-        retry_after: RETRY_BUSY,
     }
 }
 

@@ -1,5 +1,7 @@
 //! From a job on its way to the rows that record it.
 
+use serde_json::json;
+
 use crate::clock::UtcTime;
 use crate::control::error::JobError;
 use crate::control::job::Job;
@@ -22,7 +24,7 @@ pub(super) fn new_job(job: &Job, number: u32) -> NewJob {
         kind: job.spec.operation.kind.as_str().to_owned(),
         attempt: attempt(number),
         detached: false,
-        retry: false,
+        retry: job.spec.retry,
         created_at: job.created_at,
         deadline_at: job.deadline_at,
         key_id: job.spec.key_id,
@@ -79,7 +81,10 @@ pub(super) fn finish(
         error_message: error.map(|e| storable(&e.to_string())),
         row_count: Some(i64::try_from(rows).unwrap_or(i64::MAX)),
         duration_ms: Some(took),
-        routing: None,
+        // How far a lost one had come is what its operator asks first.
+        routing: error
+            .and_then(JobError::delivery)
+            .map(|delivery| json!({"delivery": delivery.as_str()})),
     }
 }
 

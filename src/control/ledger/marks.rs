@@ -6,7 +6,7 @@ use tokio::sync::oneshot;
 
 use super::entries;
 use crate::ids::JobId;
-use crate::storage::{Finish, NewJob, Requeue, Store, StoreError};
+use crate::storage::{Finish, NewJob, Requeue, Store, StoreError, Supersede};
 
 /// One transition other than a claim.
 pub(super) enum Mark {
@@ -17,31 +17,42 @@ pub(super) enum Mark {
         requeue: Requeue,
         answer: oneshot::Sender<Result<bool, StoreError>>,
     },
+    /// A job was lost with a peer, and is to be tried again.
+    Supersede {
+        supersede: Box<Supersede>,
+        answer: oneshot::Sender<Result<bool, StoreError>>,
+    },
     /// A job found nobody.
     Unplaced(Box<(NewJob, Finish)>),
 }
 
 impl Mark {
     pub(super) fn refuse(self) {
-        if let Self::Requeue { answer, .. } = self {
-            // Whoever waited may be gone.
-            let _ = answer.send(Err(entries::dropped()));
+        match self {
+            Self::Requeue { answer, .. } | Self::Supersede { answer, .. } => {
+                // Whoever waited may be gone.
+                let _ = answer.send(Err(entries::dropped()));
+            }
+            Self::Finish(_) | Self::Unplaced(_) => {}
         }
     }
 }
 
 /// Writes a batch; answers what could not be written because the store does not answer.
 pub(super) async fn commit(store: Store, batch: Vec<Mark>) -> Vec<Mark> {
-    let (mut finishes, mut requeues, mut unplaced) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut finishes, mut requeues) = (Vec::new(), Vec::new());
+    let (mut supersedes, mut unplaced) = (Vec::new(), Vec::new());
     for mark in batch {
         match mark {
             Mark::Finish(finish) => finishes.push(finish),
             Mark::Requeue { requeue, answer } => requeues.push((requeue, answer)),
+            Mark::Supersede { supersede, answer } => supersedes.push((*supersede, answer)),
             Mark::Unplaced(ended) => unplaced.push(*ended),
         }
     }
     let mut left = Vec::new();
     commit_requeues(&store, requeues).await;
+    commit_supersedes(&store, supersedes).await;
     left.extend(
         commit_finishes(&store, finishes)
             .await
@@ -57,24 +68,43 @@ pub(super) async fn commit(store: Store, batch: Vec<Mark>) -> Vec<Mark> {
     left
 }
 
-type Waiting = (Requeue, oneshot::Sender<Result<bool, StoreError>>);
+type Waiting<T> = (T, oneshot::Sender<Result<bool, StoreError>>);
 
 /// A return is not tried again later: somebody waits for it, and an unreturned job fails truthfully.
-async fn commit_requeues(store: &Store, requeues: Vec<Waiting>) {
+async fn commit_requeues(store: &Store, requeues: Vec<Waiting<Requeue>>) {
     if requeues.is_empty() {
         return;
     }
-    let written = store
-        .job_requeue(requeues.iter().map(|(requeue, _)| *requeue).collect())
-        .await;
+    let entries = requeues.iter().map(|(requeue, _)| *requeue).collect();
+    let written = store.job_requeue(entries).await;
+    answer(requeues, |requeue| requeue.id, written);
+}
+
+/// Nor is a second try at a job that was lost with a peer.
+async fn commit_supersedes(store: &Store, supersedes: Vec<Waiting<Supersede>>) {
+    if supersedes.is_empty() {
+        return;
+    }
+    let entries = supersedes.iter().map(|(entry, _)| entry.clone()).collect();
+    let written = store.job_supersede(entries).await;
+    answer(supersedes, |supersede| supersede.job.id, written);
+}
+
+/// Tells each that waits whether its entry is among those that were written.
+fn answer<T>(
+    waiting: Vec<Waiting<T>>,
+    id: impl Fn(&T) -> JobId,
+    written: Result<Vec<JobId>, StoreError>,
+) {
     let written: Result<HashSet<JobId>, String> = written
         .map(|ids| ids.into_iter().collect())
         .map_err(|error| error.to_string());
-    for (requeue, answer) in requeues {
+    for (entry, answer) in waiting {
         let answered = match &written {
-            Ok(ids) => Ok(ids.contains(&requeue.id)),
+            Ok(ids) => Ok(ids.contains(&id(&entry))),
             Err(cause) => Err(StoreError::Unavailable(cause.clone().into())),
         };
+        // Whoever waited may be gone.
         let _ = answer.send(answered);
     }
 }

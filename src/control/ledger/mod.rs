@@ -20,12 +20,13 @@ use self::claims::Claim;
 use self::lane::Lane;
 use self::marks::Mark;
 use super::error::JobError;
+use super::identity::GatewayIdentity;
 use super::job::Job;
 use super::reply::Finished;
 use super::vital::Vital;
 use crate::clock::{Clock, UtcTime};
 use crate::ids::{GatewayId, JobId, RunnerId, SessionId};
-use crate::storage::{self, Store, StoreError};
+use crate::storage::{self, NewJob, Store, StoreError};
 
 /// How many entries may wait for their transaction; each job makes two.
 const MAX_WAITING: usize = 50_000;
@@ -55,6 +56,8 @@ pub struct ClaimJob {
     pub job: Arc<Job>,
     /// Which attempt is claimed.
     pub attempt: u32,
+    /// The id of this gateway under which it is held.
+    pub holder: GatewayId,
     /// For whom.
     pub executor: Executor,
 }
@@ -62,30 +65,19 @@ pub struct ClaimJob {
 /// A claimed job has ended. Sent by sessions and by the inline executor.
 #[derive(Message)]
 #[rtype(result = "()")]
-pub struct FinishJob {
-    job: Arc<Job>,
-    attempt: u32,
-    rows: u64,
-    result: Result<Finished, JobError>,
-    at: UtcTime,
-}
+pub struct FinishJob(storage::Finish);
 
 impl FinishJob {
     /// The record of how an attempt ended.
     pub fn new(
-        job: &Arc<Job>,
+        job: &Job,
+        holder: GatewayId,
         attempt: u32,
         rows: u64,
         result: &Result<Finished, JobError>,
         at: UtcTime,
     ) -> Self {
-        Self {
-            job: job.clone(),
-            attempt,
-            rows,
-            result: result.clone(),
-            at,
-        }
+        Self(entries::finish(job, attempt, holder, rows, result, at))
     }
 }
 
@@ -98,6 +90,24 @@ pub struct RequeueJob {
     pub job_id: JobId,
     /// The attempt that did not leave.
     pub attempt: u32,
+    /// The id of this gateway under which it is held.
+    pub holder: GatewayId,
+}
+
+/// A job was handed to a peer that was lost before anything came of it: make it pending for a next attempt,
+/// unless the peer had begun it and it may not be tried again; answers whether it is. From then on the peer can
+/// not begin the earlier attempt. Sent by the links with peers.
+#[derive(Message)]
+#[rtype(result = "Result<bool, StoreError>")]
+pub struct SupersedeJob {
+    /// The job.
+    pub job: Arc<Job>,
+    /// The attempt that comes next.
+    pub attempt: u32,
+    /// The peer.
+    pub lost: GatewayId,
+    /// Whether it may be executed once more if the peer has begun it.
+    pub once_more: bool,
 }
 
 /// A job found nobody: record it as failed. Sent by the dispatcher.
@@ -125,7 +135,7 @@ struct RetryMarks;
 
 /// The actor.
 pub struct JobLedger {
-    gateway_id: GatewayId,
+    identity: GatewayIdentity,
     claim_store: Store,
     mark_store: Store,
     clock: Clock,
@@ -143,13 +153,13 @@ impl JobLedger {
     ///
     /// When those connections cannot be set up.
     pub fn new(
-        gateway_id: GatewayId,
+        identity: GatewayIdentity,
         store: &Store,
         clock: Clock,
         vital: Vital,
     ) -> Result<Self, StoreError> {
         Ok(Self {
-            gateway_id,
+            identity,
             claim_store: store.lane()?,
             mark_store: store.lane()?,
             clock,
@@ -241,12 +251,13 @@ impl Handler<ClaimJob> for JobLedger {
         ClaimJob {
             job,
             attempt,
+            holder,
             executor,
         }: ClaimJob,
         ctx: &mut Self::Context,
     ) -> Self::Result {
         let (answer, claimed) = oneshot::channel();
-        let claim = entries::sync_claim(&job, attempt, self.gateway_id, executor);
+        let claim = entries::sync_claim(&job, attempt, holder, executor);
         self.claim(Claim { claim, answer }, ctx);
         Box::pin(async move { claimed.await.unwrap_or_else(|_| Err(entries::dropped())) })
     }
@@ -255,9 +266,7 @@ impl Handler<ClaimJob> for JobLedger {
 impl Handler<FinishJob> for JobLedger {
     type Result = ();
 
-    fn handle(&mut self, end: FinishJob, ctx: &mut Self::Context) {
-        let holder = self.gateway_id;
-        let finish = entries::finish(&end.job, end.attempt, holder, end.rows, &end.result, end.at);
+    fn handle(&mut self, FinishJob(finish): FinishJob, ctx: &mut Self::Context) {
         self.mark(Mark::Finish(finish), ctx);
     }
 }
@@ -270,10 +279,27 @@ impl Handler<RequeueJob> for JobLedger {
         let requeue = storage::Requeue {
             id: requeue.job_id,
             attempt: entries::attempt(requeue.attempt),
-            holder: self.gateway_id,
+            holder: requeue.holder,
         };
         self.mark(Mark::Requeue { requeue, answer }, ctx);
         Box::pin(async move { requeued.await.unwrap_or_else(|_| Err(entries::dropped())) })
+    }
+}
+
+impl Handler<SupersedeJob> for JobLedger {
+    type Result = ResponseFuture<Result<bool, StoreError>>;
+
+    fn handle(&mut self, supersede: SupersedeJob, ctx: &mut Self::Context) -> Self::Result {
+        let (answer, superseded) = oneshot::channel();
+        let supersede = Box::new(storage::Supersede {
+            job: NewJob {
+                retry: supersede.once_more,
+                ..entries::new_job(&supersede.job, supersede.attempt)
+            },
+            lost: supersede.lost,
+        });
+        self.mark(Mark::Supersede { supersede, answer }, ctx);
+        Box::pin(async move { superseded.await.unwrap_or_else(|_| Err(entries::dropped())) })
     }
 }
 
@@ -287,7 +313,7 @@ impl Handler<RecordUnplaced> for JobLedger {
             error,
             at,
         } = unplaced;
-        let finish = entries::finish(&job, attempt, self.gateway_id, 0, &Err(error), at);
+        let finish = entries::finish(&job, attempt, self.identity.current(), 0, &Err(error), at);
         self.mark(
             Mark::Unplaced(Box::new((entries::new_job(&job, attempt), finish))),
             ctx,

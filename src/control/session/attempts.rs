@@ -53,6 +53,8 @@ pub(super) struct Attempt {
     pub(super) stage: Stage,
     /// Set when it is to end as soon as its claim is settled.
     pub(super) cancelled: Option<CancelCause>,
+    /// Which of the session's frames it was sent with.
+    pub(super) frame: Option<u64>,
     pub(super) started: Instant,
     /// Rows received so far.
     pub(super) rows: u64,
@@ -86,6 +88,7 @@ impl Attempt {
     pub(super) fn delivery(&self) -> Delivery {
         match self.stage {
             Stage::Claiming => Delivery::NotDelivered,
+            _ if self.job.reply.is_committed() => Delivery::Partial,
             Stage::Sent => Delivery::Unknown,
             Stage::Started => Delivery::Started,
         }
@@ -159,6 +162,7 @@ impl Attempts {
             number,
             stage: Stage::Claiming,
             cancelled: None,
+            frame: None,
             started: now,
             rows: 0,
             said: SaidInChunks::default(),

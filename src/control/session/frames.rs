@@ -28,7 +28,7 @@ impl RunnerSession {
             (Phase::AwaitingHello, RunnerFrame::Hello(hello)) => self.on_hello(hello, ctx),
             (Phase::AwaitingHello, _) => Err("the first frame must be a hello".to_owned()),
             (Phase::Registering | Phase::Ready, RunnerFrame::Heartbeat { .. }) => Ok(()),
-            (Phase::Ready, frame) => self.on_job_frame(frame, ctx),
+            (Phase::Ready, frame) => self.on_job_frame(frame),
             (Phase::Registering, _) => {
                 Err("nothing but heartbeats may come before the hello-ack".to_owned())
             }
@@ -36,7 +36,7 @@ impl RunnerSession {
         }
     }
 
-    fn on_job_frame(&mut self, frame: RunnerFrame, ctx: &mut Context<Self>) -> Result<(), String> {
+    fn on_job_frame(&mut self, frame: RunnerFrame) -> Result<(), String> {
         match frame {
             RunnerFrame::Hello(_) => return Err("a second hello".to_owned()),
             RunnerFrame::Chunk(chunk) => self.on_chunk(chunk),
@@ -45,7 +45,7 @@ impl RunnerSession {
                 self.settle(id, Err(error::from_runner(&code, message)))
             }
             RunnerFrame::Accepted { id } => self.on_accepted(id),
-            RunnerFrame::Refused { id, reason } => self.on_refused(id, reason, ctx),
+            RunnerFrame::Refused { id, reason } => self.on_refused(id, reason),
             RunnerFrame::Draining => self.on_runner_draining(),
             RunnerFrame::Heartbeat { .. } => {}
         }

@@ -6,7 +6,8 @@ use actix::prelude::*;
 use tokio::time::Instant;
 
 use super::attempts::{Attempt, CancelCause, Stage};
-use super::{Phase, RowsConsumed, RunnerSession};
+use super::{Phase, RowsConsumed, RunnerSession, SessionLinks};
+use crate::clock::UtcTime;
 use crate::control::catalogue::{Catalogue, location};
 use crate::control::dispatcher::{JobReturned, JobSettled, Return};
 use crate::control::error::{Delivery, JobError};
@@ -14,7 +15,7 @@ use crate::control::job::Job;
 use crate::control::ledger::{ClaimJob, Executor, FinishJob, RequeueJob};
 use crate::control::picker::SessionChanged;
 use crate::control::reply::{Consumption, Finished};
-use crate::ids::AttemptId;
+use crate::ids::{AttemptId, GatewayId};
 use crate::protocol::{self, GatewayFrame, JobParams, JobRequest, JobSource, RefusedReason};
 use crate::storage::StoreError;
 
@@ -55,6 +56,7 @@ impl RunnerSession {
         let claim = ClaimJob {
             job: job.clone(),
             attempt: number,
+            holder: self.gateway_id,
             executor: Executor::Session {
                 session_id: self.id,
                 runner_id: self.runner_id(),
@@ -94,10 +96,11 @@ impl RunnerSession {
             Ok(false) => self.settle_unclaimed(id, JobError::Cancelled),
             Ok(true) => match attempt.cancelled {
                 Some(cause) => self.settle(id, Err(cause.into())),
-                None if self.phase != Phase::Ready => self.return_claimed(id, Return::Gone, ctx),
-                // A runner that has said so would only refuse it.
-                None if self.draining && !self.drained_by_gateway => {
-                    self.return_claimed(id, Return::Draining, ctx)
+                None if self.phase != Phase::Ready => self.return_claimed(id, Return::Gone),
+                // A runner that has said so would only refuse it. One that is let go does not know, and its
+                // session stays until this job is done.
+                None if self.draining && !self.released => {
+                    self.return_claimed(id, Return::Draining)
                 }
                 None => self.send_job(id, ctx),
             },
@@ -125,11 +128,12 @@ impl RunnerSession {
             attempt: id,
         }));
         if !self.send(&frame) {
-            return self.return_claimed(id, Return::Gone, ctx);
+            return self.return_claimed(id, Return::Gone);
         }
         log::debug!(job_id:% = job.id, attempt_id:% = id, runner_id:% = self.runner_id(); "job {} sent", job.id);
         if let Some(attempt) = self.attempts.get(id) {
             attempt.stage = Stage::Sent;
+            attempt.frame = Some(self.frames_sent);
         }
     }
 
@@ -212,12 +216,7 @@ impl RunnerSession {
     }
 
     /// The runner did not take the job: it certainly did not execute it, so another one may.
-    pub(super) fn on_refused(
-        &mut self,
-        id: AttemptId,
-        reason: RefusedReason,
-        ctx: &mut Context<Self>,
-    ) {
+    pub(super) fn on_refused(&mut self, id: AttemptId, reason: RefusedReason) {
         let Some(attempt) = self.attempts.get(id) else {
             return;
         };
@@ -230,11 +229,12 @@ impl RunnerSession {
             RefusedReason::Busy => Return::Busy,
             RefusedReason::Unassigned => Return::Unassigned,
         };
-        self.return_claimed(id, why, ctx);
+        self.return_claimed(id, why);
     }
 
-    /// Gives a claimed job back: first in the store, for a next attempt, and then to the dispatcher.
-    fn return_claimed(&mut self, id: AttemptId, why: Return, ctx: &mut Context<Self>) {
+    /// Gives a claimed job back: first in the store, for a next attempt, and then to the dispatcher. Beside the
+    /// session, which may end meanwhile.
+    fn return_claimed(&mut self, id: AttemptId, why: Return) {
         let Some(attempt) = self.attempts.end(id) else {
             return;
         };
@@ -243,25 +243,27 @@ impl RunnerSession {
         let requeue = RequeueJob {
             job_id: job.id,
             attempt: number,
+            holder: self.gateway_id,
         };
-        self.under_way += 1;
-        self.cx
-            .links
-            .requeue
-            .send(requeue)
-            .into_actor(self)
-            .map(move |answer, session, ctx| {
-                session.under_way -= 1;
-                match answer {
-                    Ok(Ok(true)) => session.give_back(&job, number + 1, why),
-                    _ => {
-                        let runner = session.runner_id();
-                        session.report(&job, number, 0, Err(lost(&runner, Delivery::NotDelivered)));
-                    }
-                }
-                session.stop_when_idle(ctx);
-            })
-            .spawn(ctx);
+        let (links, clock) = (self.cx.links.clone(), self.cx.clock.clone());
+        let (session_id, runner_id, holder) = (self.id, self.runner_id(), self.gateway_id);
+        actix::spawn(async move {
+            if matches!(links.requeue.send(requeue).await, Ok(Ok(true))) {
+                links.returned.do_send(JobReturned {
+                    job_id: job.id,
+                    session_id,
+                    attempt: number + 1,
+                    why,
+                });
+            } else {
+                let delivery = match why {
+                    Return::Lost { delivery, .. } => delivery,
+                    _ => Delivery::NotDelivered,
+                };
+                let lost = Err(JobError::lost(runner_id, delivery));
+                links.report(&job, holder, number, 0, lost, clock.now());
+            }
+        });
     }
 
     fn give_back(&self, job: &Arc<Job>, attempt: u32, why: Return) {
@@ -295,49 +297,94 @@ impl RunnerSession {
     }
 
     fn report(&self, job: &Arc<Job>, attempt: u32, rows: u64, result: Result<Finished, JobError>) {
-        let how = result.as_ref().map_or_else(JobError::code, |_| "completed");
-        log::debug!(job_id:% = job.id, attempt, rows, how; "job {} ended: {how}", job.id);
-        let finish = FinishJob::new(job, attempt, rows, &result, self.now());
-        job.reply.end(result);
-        self.cx.links.finish.do_send(finish);
-        self.cx.links.settled.do_send(JobSettled { job_id: job.id });
+        let now = self.now();
+        self.cx
+            .links
+            .report(job, self.gateway_id, attempt, rows, result, now);
     }
 
-    /// The socket is gone: what may have left fails, what certainly did not goes elsewhere.
+    /// The socket is gone: what may have left fails, what certainly did not goes elsewhere, and so does what
+    /// wants to be executed once more and has not been answered yet.
     pub(super) fn lose_sent(&mut self) {
         let runner_id = self.runner_id();
         for id in self.attempts.sent() {
-            let delivery = self
-                .attempts
-                .get(id)
-                .map_or(Delivery::Unknown, |a| a.delivery());
-            self.settle(id, Err(lost(&runner_id, delivery)));
+            let unwritten = self.is_unwritten(id);
+            let Some(attempt) = self.attempts.get(id) else {
+                continue;
+            };
+            let (reply, delivery) = (&attempt.job.reply, attempt.delivery());
+            if unwritten && delivery == Delivery::Unknown {
+                self.return_claimed(id, Return::Gone);
+            } else if attempt.job.may_be_executed_again() && reply.restart() {
+                log::info!(job_id:% = attempt.job.id, runner_id:% = runner_id; "job {} is executed once more, its runner was lost", attempt.job.id);
+                let why = Return::Lost {
+                    runner_id,
+                    delivery,
+                };
+                self.return_claimed(id, why);
+            } else {
+                self.settle(id, Err(JobError::lost(runner_id, delivery)));
+            }
         }
     }
 
-    /// The gateway is about to stop: the runner goes elsewhere and finishes here what it has.
+    /// Whether a job's frame never left for the kernel and never will: the socket stopped, or its connection was
+    /// cut, before the socket got to it.
+    fn is_unwritten(&mut self, id: AttemptId) -> bool {
+        let written = self.socket.written.get();
+        let frame = self.attempts.get(id).and_then(|attempt| attempt.frame);
+        self.socket_ended && frame.is_some_and(|frame| frame > written)
+    }
+
+    /// The gateway is about to stop: a runner that can is asked to go elsewhere. It goes on taking jobs here until it
+    /// says that it takes no more, because it has opened another session by then.
     pub(super) fn on_drain(&mut self) {
+        if self.version < 2 || self.phase != Phase::Ready || self.asked_to_go {
+            return;
+        }
+        self.asked_to_go = true;
         let within = self.cx.timing.drain;
+        self.send(&GatewayFrame::Drain {
+            reason: "the gateway is stopping".to_owned(),
+            deadline_ms: u64::try_from(within.as_millis()).unwrap_or(u64::MAX),
+        });
+    }
+
+    /// Lets the runner go: it is given nothing new, and the session closes once nothing runs in it.
+    pub(super) fn on_release(&mut self) {
         self.draining = true;
+        self.released = true;
         self.cx.links.changed.do_send(SessionChanged::Draining {
             session_id: self.id,
         });
-        if self.version >= 2 && self.phase == Phase::Ready {
-            let deadline_ms = u64::try_from(within.as_millis()).unwrap_or(u64::MAX);
-            self.send(&GatewayFrame::Drain {
-                reason: "the gateway is stopping".to_owned(),
-                deadline_ms,
-            });
-        }
-        self.drained_by_gateway = true;
-        self.finish_drain();
+        self.finish_release();
     }
 
-    /// Closes a session that the gateway drains once nothing runs there any more.
-    pub(super) fn finish_drain(&mut self) {
-        if self.drained_by_gateway && self.attempts.is_empty() && self.phase == Phase::Ready {
+    /// Closes a session that is let go once nothing runs there any more.
+    pub(super) fn finish_release(&mut self) {
+        if self.released && self.attempts.is_empty() && self.phase == Phase::Ready {
             self.close(protocol::close::GOING_AWAY, "the gateway is stopping");
         }
+    }
+}
+
+impl SessionLinks {
+    /// Tells the caller, the ledger and the dispatcher how an attempt has ended, in that order.
+    fn report(
+        &self,
+        job: &Arc<Job>,
+        holder: GatewayId,
+        attempt: u32,
+        rows: u64,
+        result: Result<Finished, JobError>,
+        at: UtcTime,
+    ) {
+        let how = result.as_ref().map_or_else(JobError::code, |_| "completed");
+        log::debug!(job_id:% = job.id, attempt, rows, how; "job {} ended: {how}", job.id);
+        let finish = FinishJob::new(job, holder, attempt, rows, &result, at);
+        job.reply.end(result);
+        self.finish.do_send(finish);
+        self.settled.do_send(JobSettled { job_id: job.id });
     }
 }
 
@@ -347,12 +394,5 @@ pub(in crate::control) fn unclaimed(cause: CancelCause) -> JobError {
     match cause {
         CancelCause::Deadline => JobError::StoreUnavailable,
         other => other.into(),
-    }
-}
-
-fn lost(runner: &crate::ids::RunnerId, delivery: Delivery) -> JobError {
-    JobError::RunnerFailed {
-        message: format!("Runner {runner} disconnected mid-job"),
-        delivery,
     }
 }

@@ -10,8 +10,10 @@ use super::{
     SocketCommand,
 };
 use crate::control::catalogue::Catalogue;
+use crate::control::drain::SessionPresence;
 use crate::control::heartbeat::{SessionSeen, SessionUnwatched, SessionWatched};
 use crate::control::picker::{Registration, SessionChanged};
+use crate::control::registrar::RemoveSession;
 use crate::protocol::{self, GatewayFrame, Hello, HelloAck, Limits, close};
 use crate::storage::{Session, SessionState, StoreError};
 
@@ -67,7 +69,7 @@ impl RunnerSession {
         ctx.set_mailbox_capacity(2 * self.capacity as usize + MAILBOX_BASE);
         self.phase = Phase::Registering;
         self.registered = true;
-        self.under_way += 1;
+        self.registering = true;
         let row = self.registration_row(&hello);
         let store = self.cx.store.clone();
         async move { store.session_open(row).await }
@@ -83,7 +85,7 @@ impl RunnerSession {
             id: self.id,
             runner_id: self.runner_id(),
             organisation_id: self.identity.organisation_id,
-            gateway_id: self.cx.gateway_id,
+            gateway_id: self.gateway_id,
             instance_id: hello.instance_id,
             protocol: i32::try_from(self.version).unwrap_or(i32::MAX),
             version: hello.runtime_version.clone(),
@@ -105,7 +107,7 @@ impl RunnerSession {
         hello: &Hello,
         ctx: &mut Context<Self>,
     ) {
-        self.under_way -= 1;
+        self.registering = false;
         if self.phase != Phase::Registering {
             // It closed meanwhile, and its row may have come after the attempt to remove it.
             self.remove_row();
@@ -126,6 +128,9 @@ impl RunnerSession {
         self.send(&GatewayFrame::HelloAck(self.hello_ack(hello)));
         log::info!(runner_id:% = self.runner_id(), session_id:% = self.id, protocol = self.version;
             "runner {} connected", self.runner_id());
+        if self.cx.shutdown.has_begun() {
+            self.on_drain();
+        }
         // A revocation may have overtaken the registration.
         let catalogue = self.cx.catalogue.current();
         self.on_catalogue(&catalogue);
@@ -137,6 +142,7 @@ impl RunnerSession {
             .changed
             .do_send(SessionChanged::Opened(Box::new(Registration {
                 session_id: self.id,
+                gateway_id: self.gateway_id,
                 runner_id: self.runner_id(),
                 instance_id: hello.instance_id,
                 capabilities: hello
@@ -150,6 +156,12 @@ impl RunnerSession {
                 execute: ctx.address().recipient(),
                 cancel: ctx.address().recipient(),
             })));
+        self.cx.links.presence.do_send(SessionPresence::Here {
+            session_id: self.id,
+            runner_id: self.runner_id(),
+            // A runner of a later protocol goes by itself when it is asked to.
+            release: (self.version < 2).then(|| ctx.address().recipient()),
+        });
         self.cx.links.watched.do_send(SessionWatched {
             session_id: self.id,
             heartbeat: self.heartbeat(),
@@ -170,7 +182,7 @@ impl RunnerSession {
             server_version: self.version,
             assigned_sources: self.announced.clone(),
             session_id: two.then_some(self.id),
-            gateway_id: two.then_some(self.cx.gateway_id),
+            gateway_id: two.then_some(self.gateway_id),
             heartbeat_ms: two.then(|| millis(self.cx.timing.heartbeat_v2)),
             lost_after_ms: two.then(|| millis(self.cx.timing.cut_off_v2)),
             compression: if two && self.cx.compress {
@@ -235,7 +247,7 @@ impl RunnerSession {
                 self.on_catalogue(&catalogue);
                 self.ping(now);
                 self.look_for_stuck_output(now);
-                self.finish_drain();
+                self.finish_release();
             }
             _ => {}
         }
@@ -291,6 +303,7 @@ impl RunnerSession {
             self.close(close::NOT_READING, "not reading what it is sent");
             return false;
         }
+        self.frames_sent += 1;
         true
     }
 
@@ -311,6 +324,7 @@ impl RunnerSession {
         };
         if code == close::NOT_READING || self.socket.commands.try_send(polite).is_err() {
             (self.socket.cut)();
+            self.socket_ended = true;
         }
         self.lose_sent();
     }
@@ -326,16 +340,16 @@ impl RunnerSession {
         self.cx.links.unwatched.do_send(SessionUnwatched {
             session_id: self.id,
         });
+        self.cx.links.presence.do_send(SessionPresence::Gone {
+            session_id: self.id,
+        });
         self.remove_row();
     }
 
     fn remove_row(&self) {
-        let (store, gateway, id) = (self.cx.store.clone(), self.cx.gateway_id, self.id);
-        let now = self.now();
-        actix::spawn(async move {
-            if let Err(error) = store.session_close(gateway, id, now).await {
-                log::warn!(session_id:% = id, error:% = error; "session {id} could not be removed, the next pass will");
-            }
+        self.cx.links.remove.do_send(RemoveSession {
+            session_id: self.id,
+            gateway_id: self.gateway_id,
         });
     }
 
@@ -345,7 +359,7 @@ impl RunnerSession {
             self.phase = Phase::Closing;
             self.deregister();
         }
-        self.socket_gone = true;
+        self.socket_ended = true;
         self.cut_soon();
         self.lose_sent();
         // A job may be in the mailbox that the picker sent before it knew. An actor that stops drops its
@@ -373,7 +387,7 @@ impl RunnerSession {
 
     /// Ends the actor once its socket is gone, no job can come any more, and nothing is under way.
     pub(super) fn stop_when_idle(&mut self, ctx: &mut Context<Self>) {
-        if self.let_go && self.attempts.is_empty() && self.under_way == 0 {
+        if self.let_go && self.attempts.is_empty() && !self.registering {
             ctx.stop();
         }
     }

@@ -7,11 +7,11 @@
 
 mod attempts;
 mod frames;
+mod gauges;
 mod jobs;
 mod lifecycle;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 
 use actix::prelude::*;
 use bytes::Bytes;
@@ -20,14 +20,18 @@ use tokio::time::Instant;
 
 use self::attempts::Attempts;
 pub use self::attempts::CancelCause;
+pub use self::gauges::{ByteGauge, LoadGauge, WrittenGauge};
 pub(in crate::control) use self::jobs::unclaimed;
 use super::catalogue::{Catalogue, CatalogueReader};
 use super::credentials::Credentials;
 use super::dispatcher::{JobReturned, JobSettled};
+use super::drain::SessionPresence;
 use super::heartbeat::{SessionSeen, SessionUnwatched, SessionWatched};
+use super::identity::GatewayIdentity;
 use super::job::Job;
 use super::ledger::{ClaimJob, FinishJob, RequeueJob};
 use super::picker::SessionChanged;
+use super::registrar::RemoveSession;
 use super::vital::{Shutdown, Stage};
 use crate::clock::{Clock, UtcTime};
 use crate::ids::{AttemptId, GatewayId, JobId, KeyId, OrganisationId, RunnerId, SessionId};
@@ -118,6 +122,11 @@ pub struct CloseSession {
     pub reason: &'static str,
 }
 
+/// Let the runner go as soon as nothing runs here. Sent by the drainer.
+#[derive(Message, Debug)]
+#[rtype(result = "()")]
+pub struct ReleaseSession;
+
 #[derive(Message)]
 #[rtype(result = "()")]
 struct Tick;
@@ -145,50 +154,14 @@ pub enum SocketCommand {
     },
 }
 
-/// How many bytes are between a session and its socket in one direction: the sender adds, the receiver
-/// takes away.
-#[derive(Debug, Clone, Default)]
-pub struct ByteGauge(Arc<AtomicUsize>);
-
-impl ByteGauge {
-    /// These bytes are on their way.
-    pub fn add(&self, bytes: usize) {
-        self.0.fetch_add(bytes, Ordering::AcqRel);
-    }
-
-    /// These bytes have arrived.
-    pub fn take_off(&self, bytes: usize) {
-        self.0.fetch_sub(bytes, Ordering::AcqRel);
-    }
-
-    /// The bytes on their way.
-    pub fn get(&self) -> usize {
-        self.0.load(Ordering::Acquire)
-    }
-}
-
-/// How many jobs a session works on; written by the session, read by the picker.
-#[derive(Debug, Clone, Default)]
-pub struct LoadGauge(Arc<AtomicU32>);
-
-impl LoadGauge {
-    fn set(&self, jobs: usize) {
-        self.0
-            .store(u32::try_from(jobs).unwrap_or(u32::MAX), Ordering::Release);
-    }
-
-    /// The jobs at this moment.
-    pub fn get(&self) -> u32 {
-        self.0.load(Ordering::Acquire)
-    }
-}
-
 /// The transport of one session.
 pub struct SocketLink {
     /// Frames out, with `try_send`.
     pub commands: Recipient<SocketCommand>,
     /// What waits to be written.
     pub queued: ByteGauge,
+    /// Which frames the socket has got to.
+    pub written: WrittenGauge,
     /// What was read and waits here to be handled.
     pub received: ByteGauge,
     /// Shuts the connection down under a socket actor that is frozen by its peer.
@@ -229,6 +202,10 @@ pub struct SessionLinks {
     pub seen: Recipient<SessionSeen>,
     /// To the heartbeat monitor: this session went.
     pub unwatched: Recipient<SessionUnwatched>,
+    /// To the registrar: what is written down of this session is to go.
+    pub remove: Recipient<RemoveSession>,
+    /// To the drainer: this session came or went.
+    pub presence: Recipient<SessionPresence>,
 }
 
 /// What a session is built from beside its socket and its identity.
@@ -243,7 +220,7 @@ pub struct SessionContext {
     /// Opens managed credentials, just before a job is sent.
     pub credentials: Credentials,
     /// This gateway.
-    pub gateway_id: GatewayId,
+    pub identity: GatewayIdentity,
     /// Intervals and deadlines.
     pub timing: Timing,
     /// The time.
@@ -270,6 +247,8 @@ enum Phase {
 /// The actor of one session.
 pub struct RunnerSession {
     id: SessionId,
+    /// The id of this gateway under which the session was opened; it ends with it.
+    gateway_id: GatewayId,
     identity: Identity,
     cx: SessionContext,
     socket: SocketLink,
@@ -277,7 +256,10 @@ pub struct RunnerSession {
     version: u32,
     capacity: u32,
     draining: bool,
-    drained_by_gateway: bool,
+    /// Whether the gateway lets its runner go; `draining` then too.
+    released: bool,
+    /// Whether the runner was asked to go elsewhere by itself.
+    asked_to_go: bool,
     attempts: Attempts,
     load: LoadGauge,
     announced: Vec<AssignedSource>,
@@ -289,9 +271,12 @@ pub struct RunnerSession {
     /// Since when the output has stood at this many bytes.
     output_stands: Option<(usize, Instant)>,
     closing_since: Option<Instant>,
-    socket_gone: bool,
-    /// Units of work on their way to the store: the registration, and jobs that are given back.
-    under_way: usize,
+    /// How many frames the socket was handed.
+    frames_sent: u64,
+    /// Whether the socket writes nothing any more: it is gone, or was cut.
+    socket_ended: bool,
+    /// Whether the registration is on its way to the store.
+    registering: bool,
     /// Whether the picker knows that this session is gone, so that no job comes any more.
     let_go: bool,
     /// Whether others know of this session.
@@ -304,13 +289,15 @@ impl RunnerSession {
         let now = Instant::now();
         Self {
             id: SessionId::new(),
+            gateway_id: cx.identity.current(),
             identity,
             socket,
             phase: Phase::AwaitingHello,
             version: crate::protocol::OLDEST_VERSION,
             capacity: PROTOCOL_1_CAPACITY,
             draining: false,
-            drained_by_gateway: false,
+            released: false,
+            asked_to_go: false,
             attempts: Attempts::new(crate::protocol::DEFAULT_WINDOW_BYTES),
             load: LoadGauge::default(),
             announced: Vec::new(),
@@ -320,8 +307,9 @@ impl RunnerSession {
             unanswered_since: None,
             output_stands: None,
             closing_since: None,
-            socket_gone: false,
-            under_way: 0,
+            frames_sent: 0,
+            socket_ended: false,
+            registering: false,
             let_go: false,
             registered: false,
             cx,
@@ -345,6 +333,7 @@ impl Actor for RunnerSession {
         ctx.run_interval(self.tick_period(), |_, ctx| ctx.notify(Tick));
         ctx.add_stream(self.cx.catalogue.changes());
         ctx.add_stream(self.cx.shutdown.stages());
+        ctx.add_stream(self.cx.identity.changes());
     }
 
     fn stopped(&mut self, _: &mut Self::Context) {
@@ -427,6 +416,14 @@ impl Handler<CloseSession> for RunnerSession {
     }
 }
 
+impl Handler<ReleaseSession> for RunnerSession {
+    type Result = ();
+
+    fn handle(&mut self, _: ReleaseSession, _: &mut Self::Context) {
+        self.on_release();
+    }
+}
+
 impl Handler<Tick> for RunnerSession {
     type Result = ();
 
@@ -462,6 +459,20 @@ impl StreamHandler<Stage> for RunnerSession {
                 crate::protocol::close::GOING_AWAY,
                 "the gateway is stopping",
             ),
+        }
+    }
+
+    fn finished(&mut self, _: &mut Self::Context) {}
+}
+
+impl StreamHandler<GatewayId> for RunnerSession {
+    fn handle(&mut self, current: GatewayId, _: &mut Self::Context) {
+        // The others have taken this gateway for lost and settled what runs here.
+        if current != self.gateway_id {
+            self.close(
+                crate::protocol::close::GOING_AWAY,
+                "the gateway starts afresh",
+            );
         }
     }
 

@@ -22,10 +22,17 @@ struct Rig {
     claims: Heard<ClaimJob>,
     finishes: Heard<FinishJob>,
     requeues: Heard<RequeueJob>,
+    /// Whether the ledger finds what it is to requeue.
+    requeued: Arc<AtomicBool>,
     returned: Heard<JobReturned>,
     settled: Heard<JobSettled>,
     changed: Heard<SessionChanged>,
     seen: Heard<SessionSeen>,
+    removed: Heard<RemoveSession>,
+    own_id: GatewayIdentity,
+    presences: Heard<SessionPresence>,
+    written: WrittenGauge,
+    shutdown: Shutdown,
     cut: Arc<AtomicBool>,
 }
 
@@ -52,15 +59,22 @@ impl Rig {
         let world = World::new().await;
         let (claim, claims) = probe::<ClaimJob, _>(answer);
         let (finish, finishes) = probe::<FinishJob, _>(|_| ());
-        let (requeue, requeues) = probe::<RequeueJob, _>(|_| Ok(true));
+        let requeued = Arc::new(AtomicBool::new(true));
+        let answer = requeued.clone();
+        let (requeue, requeues) =
+            probe::<RequeueJob, _>(move |_| Ok(answer.load(Ordering::Acquire)));
         let (return_to, returned) = probe::<JobReturned, _>(|_| ());
         let (settle, settled) = probe::<JobSettled, _>(|_| ());
         let (change, changed) = probe::<SessionChanged, _>(|_| ());
         let (watched, _) = probe::<SessionWatched, _>(|_| ());
         let (seen, sightings) = probe::<SessionSeen, _>(|_| ());
         let (unwatched, _) = probe::<SessionUnwatched, _>(|_| ());
+        let (remove, removed) = probe::<RemoveSession, _>(|_| ());
+        let own_id = GatewayIdentity::new(world.gateway);
+        let (presence, presences) = probe::<SessionPresence, _>(|_| ());
         let (commands, to_runner) = probe::<SocketCommand, _>(|_| ());
         let cut = Arc::new(AtomicBool::new(false));
+        let shutdown = Shutdown::default();
         let cx = SessionContext {
             links: SessionLinks {
                 claim,
@@ -72,15 +86,17 @@ impl Rig {
                 watched,
                 seen,
                 unwatched,
+                remove,
+                presence,
             },
             store: world.store.clone(),
             catalogue: world.catalogue.clone(),
             credentials: Credentials::new(Arc::new(Sealer::for_tests())),
-            gateway_id: world.gateway,
+            identity: own_id.clone(),
             timing: Timing::default(),
             clock: world.clock.clone(),
             compress: true,
-            shutdown: Shutdown::default(),
+            shutdown: shutdown.clone(),
         };
         let identity = Identity {
             runner_id: world.runner,
@@ -89,9 +105,11 @@ impl Rig {
             remote_addr: None,
         };
         let flag = cut.clone();
+        let written = WrittenGauge::default();
         let socket = SocketLink {
             commands,
             queued: ByteGauge::default(),
+            written: written.clone(),
             received: ByteGauge::default(),
             cut: Box::new(move || flag.store(true, Ordering::Release)),
         };
@@ -103,10 +121,16 @@ impl Rig {
             claims,
             finishes,
             requeues,
+            requeued,
             returned,
             settled,
             changed,
             seen: sightings,
+            removed,
+            own_id,
+            presences,
+            written,
+            shutdown,
             cut,
         }
     }
@@ -157,7 +181,21 @@ impl Rig {
 
     /// Hands the session a job and answers the attempt that the runner was sent.
     async fn execute(&self) -> (Arc<Job>, ReplyStream, AttemptId) {
-        let (job, reply) = self.world.job(Duration::from_secs(30));
+        self.execute_job(self.world.job(Duration::from_secs(30)))
+            .await
+    }
+
+    /// The same with a job that wants to be executed once more when its runner is lost.
+    async fn execute_insistent(&self) -> (Arc<Job>, ReplyStream, AttemptId) {
+        let timeout = Duration::from_secs(30);
+        self.execute_job(self.world.job_with(timeout, |spec| spec.retry = true))
+            .await
+    }
+
+    async fn execute_job(
+        &self,
+        (job, reply): (Arc<Job>, ReplyStream),
+    ) -> (Arc<Job>, ReplyStream, AttemptId) {
         self.session
             .send(Execute {
                 job: job.clone(),
@@ -186,7 +224,7 @@ impl Rig {
 async fn end(reply: &mut ReplyStream) -> Result<crate::control::Finished, JobError> {
     loop {
         match reply.next().await {
-            Some(Reply::Rows(_)) => {}
+            Some(Reply::Rows(_) | Reply::Restarted) => {}
             Some(Reply::End(end)) => return end,
             None => panic!("a reply without an end"),
         }
@@ -689,4 +727,244 @@ async fn a_claim_that_comes_after_the_runner_said_draining_goes_elsewhere() {
         rig.frames().iter().all(|frame| frame["type"] != "job"),
         "nothing was sent"
     );
+}
+
+#[actix::test]
+async fn a_gateway_that_was_declared_lost_closes_its_sessions_and_fails_what_ran_there() {
+    let rig = Rig::new().await;
+    rig.hello(2, 8).await;
+    let (_, mut reply, _) = rig.execute().await;
+    rig.own_id.assume(GatewayId::new());
+    assert!(matches!(
+        end(&mut reply).await,
+        Err(JobError::RunnerFailed {
+            delivery: Delivery::Unknown,
+            ..
+        })
+    ));
+    assert_eq!(rig.frame("closed").await["code"], close::GOING_AWAY);
+    eventually("its row is to go", || rig.removed.len() == 1).await;
+    let removed = rig.removed.take();
+    assert_eq!(
+        removed[0].gateway_id, rig.world.gateway,
+        "under the id that it had"
+    );
+}
+
+#[actix::test]
+async fn a_session_that_was_opened_under_an_id_that_is_lost_by_now_closes() {
+    let rig = Rig::new().await;
+    rig.own_id.assume(GatewayId::new());
+    assert_eq!(rig.frame("closed").await["code"], close::GOING_AWAY);
+}
+
+#[actix::test]
+async fn a_lost_job_that_asked_for_it_is_given_back_once_and_its_caller_starts_over() {
+    let rig = Rig::new().await;
+    rig.hello(2, 8).await;
+    let (job, mut reply, id) = rig.execute_insistent().await;
+    rig.rows(id, 100).await;
+    assert!(matches!(reply.next().await, Some(Reply::Rows(_))));
+    rig.rows(id, 100).await;
+    rig.session.send(SocketClosed).await.unwrap();
+    eventually("the job comes back", || rig.returned.len() == 1).await;
+    let returned = rig.returned.take().remove(0);
+    assert_eq!((returned.job_id, returned.attempt), (job.id, 2));
+    assert_eq!(
+        returned.why,
+        crate::control::dispatcher::Return::Lost {
+            runner_id: rig.world.runner,
+            delivery: Delivery::Started
+        }
+    );
+    assert_eq!(rig.requeues.take()[0].attempt, 1, "the store comes first");
+    assert!(matches!(reply.next().await, Some(Reply::Restarted)));
+    assert_eq!((rig.finishes.len(), rig.settled.len()), (0, 0));
+}
+
+#[actix::test]
+async fn a_job_that_was_lost_before_is_not_executed_a_third_time() {
+    let rig = Rig::new().await;
+    rig.hello(2, 8).await;
+    let (job, mut reply, _) = rig.execute_insistent().await;
+    assert!(job.reply.restart(), "it was lost by another session");
+    rig.session.send(SocketClosed).await.unwrap();
+    assert!(matches!(reply.next().await, Some(Reply::Restarted)));
+    assert!(matches!(
+        end(&mut reply).await,
+        Err(JobError::RunnerFailed {
+            delivery: Delivery::Unknown,
+            ..
+        })
+    ));
+    assert_eq!((rig.returned.len(), rig.requeues.len()), (0, 0));
+}
+
+#[actix::test]
+async fn a_lost_job_whose_caller_was_sent_something_fails_as_partial() {
+    let rig = Rig::new().await;
+    rig.hello(2, 8).await;
+    let (_, mut reply, id) = rig.execute_insistent().await;
+    rig.rows(id, 100).await;
+    assert!(matches!(reply.next().await, Some(Reply::Rows(_))));
+    assert!(reply.commit());
+    rig.session.send(SocketClosed).await.unwrap();
+    assert!(matches!(
+        end(&mut reply).await,
+        Err(JobError::RunnerFailed {
+            delivery: Delivery::Partial,
+            ..
+        })
+    ));
+    assert_eq!((rig.returned.len(), rig.requeues.len()), (0, 0));
+}
+
+#[actix::test]
+async fn what_a_runner_reports_is_never_tried_again() {
+    let rig = Rig::new().await;
+    rig.hello(2, 8).await;
+    for code in ["SOURCE_QUERY_FAILED", "QUERY_TIMEOUT", "runner_failed"] {
+        let (_, mut reply, id) = rig.execute_insistent().await;
+        rig.says(json!({"type": "error", "id": id, "code": code, "message": "no"}))
+            .await;
+        assert!(end(&mut reply).await.is_err(), "{code}");
+    }
+    assert_eq!((rig.returned.len(), rig.requeues.len()), (0, 0));
+}
+
+#[actix::test]
+async fn a_job_that_the_store_does_not_give_back_fails() {
+    let rig = Rig::new().await;
+    rig.hello(1, 8).await;
+    rig.requeued.store(false, Ordering::Release);
+    let (_, mut reply, id) = rig.execute_insistent().await;
+    rig.says(json!({"type": "chunk", "id": id, "rows": [{"a": 1}]}))
+        .await;
+    rig.session.send(SocketClosed).await.unwrap();
+    assert!(matches!(
+        end(&mut reply).await,
+        Err(JobError::RunnerFailed {
+            delivery: Delivery::Started,
+            ..
+        })
+    ));
+    assert_eq!(rig.returned.len(), 0);
+    eventually("it is recorded", || rig.finishes.len() == 1).await;
+}
+
+#[actix::test]
+async fn a_frame_that_a_frozen_socket_never_wrote_is_given_back() {
+    let rig = Rig::new().await;
+    rig.hello(2, 8).await;
+    // The socket has written the hello-ack and the first job, and then its peer stopped reading.
+    let (_, mut written, _) = rig.execute().await;
+    rig.written.advance();
+    rig.written.advance();
+    let (unwritten, _reply, _) = rig.execute().await;
+    for _ in 0..60 {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        rig.session.do_send(FrameReceived::Text(
+            json!({"type": "heartbeat"}).to_string().into(),
+        ));
+        if rig.cut.load(Ordering::Acquire) {
+            break;
+        }
+    }
+    eventually("it comes back", || rig.returned.len() == 1).await;
+    let returned = rig.returned.take().remove(0);
+    assert_eq!(
+        (returned.job_id, returned.attempt, returned.why),
+        (unwritten.id, 2, crate::control::dispatcher::Return::Gone)
+    );
+    assert!(matches!(
+        end(&mut written).await,
+        Err(JobError::RunnerFailed {
+            delivery: Delivery::Unknown,
+            ..
+        })
+    ));
+}
+
+#[actix::test]
+async fn a_runner_that_can_move_takes_jobs_until_it_says_that_it_goes() {
+    let rig = Rig::new().await;
+    rig.hello(2, 8).await;
+    rig.shutdown.advance(Stage::Draining);
+    assert!(rig.frame("drain").await["deadlineMs"].as_u64().unwrap() > 0);
+    rig.changed.take();
+    let (_, mut reply, id) = rig.execute().await;
+    rig.says(json!({"type": "done", "id": id})).await;
+    assert!(end(&mut reply).await.is_ok(), "it is served while it moves");
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    assert!(rig.frames().is_empty(), "it is not closed, nor asked again");
+    rig.says(json!({"type": "draining"})).await;
+    eventually("the picker hears of it", || {
+        matches!(&rig.changed.take()[..], [SessionChanged::Draining { .. }])
+    })
+    .await;
+}
+
+#[actix::test]
+async fn a_runner_that_comes_while_the_gateway_stops_is_asked_to_go_elsewhere() {
+    let rig = Rig::new().await;
+    rig.shutdown.advance(Stage::Draining);
+    tokio::time::sleep(Duration::from_millis(1)).await;
+    rig.says(json!({"type": "hello", "version": 2, "runnerId": rig.world.runner.to_string(), "capabilities": []}))
+        .await;
+    rig.frame("drain").await;
+}
+
+#[actix::test]
+async fn a_session_that_is_let_go_finishes_what_it_has_even_if_that_is_only_being_claimed() {
+    let rig = Rig::new().await;
+    rig.hello(1, 8).await;
+    assert!(matches!(
+        &rig.presences.take()[..],
+        [SessionPresence::Here {
+            release: Some(_),
+            ..
+        }]
+    ));
+    let (job, mut reply) = rig.world.job(Duration::from_secs(30));
+    rig.session.do_send(Execute {
+        job,
+        attempt: 1,
+        session_id: None,
+    });
+    rig.session.do_send(ReleaseSession);
+    let (late, _reply) = rig.world.job(Duration::from_secs(30));
+    rig.session.do_send(Execute {
+        job: late.clone(),
+        attempt: 1,
+        session_id: None,
+    });
+    let frame = rig.frame("job").await;
+    eventually("what comes later goes elsewhere", || {
+        rig.returned.len() == 1
+    })
+    .await;
+    let returned = rig.returned.take().remove(0);
+    assert_eq!(
+        (returned.job_id, returned.why),
+        (late.id, crate::control::dispatcher::Return::Draining)
+    );
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    assert!(rig.frames().is_empty(), "not while something runs");
+    rig.says(json!({"type": "done", "id": frame["id"]})).await;
+    assert!(end(&mut reply).await.is_ok());
+    assert_eq!(rig.frame("closed").await["code"], close::GOING_AWAY);
+    eventually("it is gone", || {
+        matches!(&rig.presences.take()[..], [SessionPresence::Gone { .. }])
+    })
+    .await;
+}
+
+#[actix::test]
+async fn a_runner_that_can_move_is_not_the_drainers_business() {
+    let rig = Rig::new().await;
+    rig.hello(2, 8).await;
+    assert!(matches!(
+        &rig.presences.take()[..],
+        [SessionPresence::Here { release: None, .. }]
+    ));
 }

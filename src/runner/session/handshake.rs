@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::{SinkExt, StreamExt};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, timeout};
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::protocol::CloseFrame;
@@ -47,12 +47,31 @@ impl From<DialError> for ConnectError {
 }
 
 impl Session {
-    /// Dials and shakes hands.
+    /// Dials and shakes hands. May be dropped at any moment: once the hello is out, the gateway may count on this
+    /// session, so a handshake that nobody waits for any more is finished and the session left in order.
     pub(in crate::runner) async fn connect(
         dialer: &Dialer,
-        worker: &Worker,
+        worker: &Arc<Worker>,
     ) -> Result<Self, ConnectError> {
-        Self::greet(dialer.dial().await?, worker).await
+        let socket = dialer.dial().await?;
+        let (hand_over, handed_over) = oneshot::channel();
+        let greeter = Arc::clone(worker);
+        worker.spawn(async move {
+            let greeted = Self::greet(socket, &greeter).await;
+            if let Err(Ok(session)) = hand_over.send(greeted) {
+                session.leave(greeter).await;
+            }
+        });
+        let mut greeting = Greeting {
+            handed_over,
+            worker: Arc::clone(worker),
+        };
+        (&mut greeting.handed_over).await.unwrap_or_else(|_| {
+            Err(ConnectError::Retry {
+                message: "the handshake failed".to_owned(),
+                after: None,
+            })
+        })
     }
 
     /// Says hello on a fresh socket and waits for the answer.
@@ -113,6 +132,22 @@ impl Session {
         let (_retire, retire) = watch::channel(Some(Instant::now() + LEAVE_TIMEOUT));
         let (drains, _nobody_goes_elsewhere) = mpsc::channel(1);
         self.run(worker, SessionLinks { retire, drains }).await;
+    }
+}
+
+/// A handshake under way. Dropped when its session has just been handed over, it leaves that session.
+struct Greeting {
+    handed_over: oneshot::Receiver<Result<Session, ConnectError>>,
+    worker: Arc<Worker>,
+}
+
+impl Drop for Greeting {
+    fn drop(&mut self) {
+        self.handed_over.close();
+        if let Ok(Ok(session)) = self.handed_over.try_recv() {
+            let worker = Arc::clone(&self.worker);
+            self.worker.spawn(session.leave(worker));
+        }
     }
 }
 

@@ -246,6 +246,79 @@ async fn with_one_gateway_only_a_drain_ends_there_again() {
 }
 
 #[tokio::test]
+async fn while_it_looks_for_another_gateway_it_serves_here_however_long_that_takes() {
+    let (mut gateway, _script, _runner) = runner().await;
+    let mut old = gateway.session().await;
+    old.send(
+        GatewayFrame::Drain {
+            reason: "restart".into(),
+            deadline_ms: 10_000,
+        }
+        .json(),
+    )
+    .await;
+    // More often than it would be content with any gateway: nobody takes it.
+    for _ in 0..8 {
+        let (stream, _) = gateway.listener().accept().await.unwrap();
+        answer_http(
+            stream,
+            "HTTP/1.1 503 Service Unavailable\r\nRetry-After: 1\r\n",
+        )
+        .await;
+    }
+    let (id, job) = old.job("rows 1 10");
+    old.send(job).await;
+    old.accepted(id).await;
+    old.rows().await;
+    old.done().await;
+    gateway.id = crate::ids::GatewayId::new();
+    let _new = gateway.session().await;
+    old.draining().await;
+    assert!(matches!(old.next().await, Received::Closed(Some(1000))));
+}
+
+#[tokio::test]
+async fn told_to_stop_in_the_handshake_it_leaves_in_order_and_refuses_what_it_was_sent() {
+    let (gateway, script, runner) = runner().await;
+    let mut session = gateway.accept().await;
+    // The gateway counts on the session from now on; the runner does not know yet.
+    runner.stop.cancel();
+    tokio::time::sleep(A_WHILE).await;
+    gateway.acknowledge(&mut session).await;
+    let (id, job) = session.job("rows 1 10");
+    session.send(job).await;
+    session.draining().await;
+    session.refused(id, RefusedReason::Draining).await;
+    assert!(matches!(session.next().await, Received::Closed(Some(1000))));
+    assert_eq!(runner.exit().await, Exit::Stopped);
+    assert_eq!(script.started.load(Ordering::SeqCst), 0);
+}
+
+#[tokio::test]
+async fn a_session_that_comes_when_it_is_not_needed_any_more_is_left_in_order() {
+    let (gateway, _script, _runner) = runner().await;
+    let mut old = gateway.session().await;
+    old.send(
+        GatewayFrame::Drain {
+            reason: "restart".into(),
+            deadline_ms: 10_000,
+        }
+        .json(),
+    )
+    .await;
+    let mut late = gateway.accept().await;
+    // Meanwhile the old one breaks, and the runner dials afresh.
+    old.close(1001).await;
+    let _fresh = gateway.session().await;
+    gateway.acknowledge(&mut late).await;
+    let (id, job) = late.job("rows 1 10");
+    late.send(job).await;
+    late.draining().await;
+    late.refused(id, RefusedReason::Draining).await;
+    assert!(matches!(late.next().await, Received::Closed(Some(1000))));
+}
+
+#[tokio::test]
 async fn after_its_hour_it_moves_to_another_gateway_or_stays() {
     let mut gateway = Gateway::start().await;
     let schedule = Schedule {

@@ -85,6 +85,12 @@ impl Gateway {
     /// Accepts a session of protocol 2 that serves the source `db`.
     pub(super) async fn session(&self) -> GatewaySession {
         let mut session = self.accept().await;
+        self.acknowledge(&mut session).await;
+        session
+    }
+
+    /// Answers the hello of a session.
+    pub(super) async fn acknowledge(&self, session: &mut GatewaySession) {
         let source = session.source.clone();
         session.send(json!({
             "type": "hello-ack", "serverVersion": 2, "assignedSources": [source],
@@ -92,7 +98,6 @@ impl Gateway {
             "limits": {"maxFrameBytes": 1 << 20, "windowBytes": 1 << 20},
         }))
         .await;
-        session
     }
 }
 

@@ -9,6 +9,7 @@ mod hosted;
 mod jobs;
 mod listening;
 mod outages;
+mod plans;
 mod presence;
 mod results;
 mod settings;
@@ -162,6 +163,7 @@ pub(super) fn new_lens(name: &str, source: SourceId) -> NewLens {
         fields: json!({"id": {"column": "id", "type": "integer"}, "a": {"column": "b"}}),
         grants: json!([]),
         relations: json!({}),
+        on_runner_failure: "fail".into(),
     }
 }
 

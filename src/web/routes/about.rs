@@ -9,7 +9,7 @@ use crate::bridge::manifest::{self, Manifest};
 use crate::ids::EnvironmentId;
 use crate::storage::{Environment, KeyKind};
 use crate::web::Front;
-use crate::web::auth::Holder;
+use crate::web::auth::{Holder, fresh};
 use crate::web::error::{ApiError, ApiResult, Code};
 use crate::web::openapi;
 use crate::web::types::{Health, Named, Page, Whoami};
@@ -47,6 +47,7 @@ async fn ready(front: Data<Front>) -> ApiResult<HttpResponse> {
         ));
     }
     front.gateway.store.ping().await?;
+    fresh(&front)?;
     Ok(HttpResponse::Ok()
         .insert_header((CACHE_CONTROL, "no-store"))
         .json(well()))

@@ -102,7 +102,7 @@ async fn job_get(front: Data<Front>, admin: Admin, path: Path<String>) -> ApiRes
     responses(
         (status = 200, description = "The job, cancelled.", body = Job),
         (status = 202, description = "The job, told to stop but not yet recorded as cancelled.", body = Job),
-        (status = 409, description = "`conflict`: the job is over already, or under way elsewhere.", body = ErrorBody),
+        (status = 409, description = "`conflict`: the job is over already, or whoever has it cannot be told.", body = ErrorBody),
     ),
 )]
 #[post("/v1/jobs/{job}/cancel")]
@@ -115,9 +115,9 @@ async fn job_cancel(
     if row.status.is_terminal() {
         return Err(over(&row));
     }
-    let was_under_way = front.gateway.cancel(row.id).await;
+    let was_under_way = cancel(&front, &row).await;
     // One that has just ended here is not under way any more, and its end may not be written down yet.
-    let row = if was_under_way || row.claimed_by == Some(front.gateway.gateway_id) {
+    let row = if was_under_way || row.claimed_by == Some(front.gateway.gateway_id()) {
         until_over(&front, &admin, &path).await?
     } else {
         find(&front, &admin, &path).await?
@@ -130,6 +130,19 @@ async fn job_cancel(
         _ => return Err(elsewhere(&row)),
     };
     Ok((Json(shown(&front.gateway.catalogue.current(), row)), status))
+}
+
+/// Has the job ended by whoever executes it; answers whether it was under way.
+async fn cancel(front: &Front, row: &storage::Job) -> bool {
+    if front.gateway.cancel(row.id).await {
+        return true;
+    }
+    match row.claimed_by {
+        Some(holder) if holder != front.gateway.gateway_id() => {
+            front.gateway.cancel_elsewhere(holder, row.id).await
+        }
+        _ => false,
+    }
 }
 
 /// Reads the job until its end is recorded, for as long as a caller may be kept waiting.
@@ -153,7 +166,7 @@ fn over(row: &storage::Job) -> ApiError {
 fn elsewhere(row: &storage::Job) -> ApiError {
     let state = row.status.as_str();
     let message = format!(
-        "the job is {state} but not under way on this gateway; only the gateway that runs it can cancel it"
+        "the job is {state}, and the gateway that has it could not be told to stop it; try again"
     );
     ApiError::new(Code::Conflict, message).with("state", state)
 }

@@ -59,6 +59,7 @@ async fn lens_create(
         "fields": request.fields,
         "grants": request.grants,
         "relations": request.relations,
+        "onRunnerFailure": request.on_runner_failure,
     }))?);
     let new = NewLens {
         id,
@@ -69,6 +70,7 @@ async fn lens_create(
         fields: columns.fields,
         grants: columns.grants,
         relations: columns.relations,
+        on_runner_failure: columns.on_runner_failure,
     };
     let row = gateway
         .store
@@ -163,6 +165,7 @@ async fn lens_update(
         "fields": request.fields.unwrap_or(row.fields),
         "grants": request.grants.unwrap_or(row.grants),
         "relations": request.relations.unwrap_or(row.relations),
+        "onRunnerFailure": request.on_runner_failure.unwrap_or(row.on_runner_failure.into()),
     }))?);
     let change = LensChange {
         name: request.name,
@@ -172,6 +175,7 @@ async fn lens_update(
         fields: Some(columns.fields),
         grants: Some(columns.grants),
         relations: Some(columns.relations),
+        on_runner_failure: Some(columns.on_runner_failure),
     };
     let row = gateway
         .store
@@ -244,6 +248,7 @@ struct Columns {
     fields: Value,
     grants: Value,
     relations: Value,
+    on_runner_failure: String,
 }
 
 impl Columns {
@@ -255,6 +260,7 @@ impl Columns {
             fields: take("fields"),
             grants: take("grants"),
             relations: take("relations"),
+            on_runner_failure: definition.on_runner_failure.as_str().to_owned(),
             target: definition.table.clone(),
         }
     }
@@ -287,6 +293,7 @@ fn shown(front: &Front, scope: &Scope, row: storage::Lens) -> Lens {
         fields: object(row.fields),
         grants: object(row.grants),
         relations: object(row.relations),
+        on_runner_failure: row.on_runner_failure,
         created_at: row.created_at,
         updated_at: row.changed_at,
     }

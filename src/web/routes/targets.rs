@@ -259,6 +259,7 @@ async fn ask<T: DeserializeOwned>(
                     return Err(failed(&error, &stream));
                 }
             }
+            Some(Reply::Restarted) => rows.truncate(1),
             Some(Reply::End(Ok(_))) => break,
             Some(Reply::End(Err(error))) => return Err(failed(&error, &stream)),
             None => return Err(failed(&JobError::Internal, &stream)),

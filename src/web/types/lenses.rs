@@ -36,6 +36,9 @@ pub struct Lens {
     /// Its relations to other lenses of the environment.
     #[schema(value_type = Object)]
     pub relations: Map<String, Value>,
+    /// What happens to a query whose runner is lost: `fail` or `retry`.
+    #[schema(example = "fail")]
+    pub on_runner_failure: String,
     /// When it was created.
     pub created_at: UtcTime,
     /// When it was last changed.
@@ -70,6 +73,11 @@ pub struct LensCreate {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<Object>)]
     pub relations: Option<Value>,
+    /// What happens to a query whose runner is lost before its caller was sent anything: `fail` tells the caller
+    /// (502, the default), `retry` executes it once more, on another runner.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>, example = "retry")]
+    pub on_runner_failure: Option<Value>,
 }
 
 /// Changes a lens; what is absent stays, what is there is replaced whole.
@@ -101,4 +109,8 @@ pub struct LensUpdate {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<Object>)]
     pub relations: Option<Value>,
+    /// What happens to a query whose runner is lost: `fail` or `retry`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
+    pub on_runner_failure: Option<Value>,
 }

@@ -1,0 +1,347 @@
+//! `PeerLink`: this gateway's way to one other, for jobs whose runner is connected there.
+//!
+//! Owns the jobs that it has handed over and not yet seen end. It is started by the cluster actor when a peer
+//! appears and told when it is gone; which job goes where is the picker's decision, and what becomes of one that
+//! came back the dispatcher's. The record of a job is written by the gateway that executes it: here is only made
+//! sure that an attempt which may have been lost with a peer can never begin any more before another one does.
+
+mod client;
+mod forward;
+#[cfg(test)]
+mod tests;
+pub mod wire;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use actix::prelude::*;
+use tokio::sync::watch;
+
+pub use self::client::{PeerClient, PeerTokens};
+use self::forward::{Forward, Outcome, Signal};
+use super::dispatcher::{Declined, JobReturned, JobSettled, Return};
+use super::error::{Delivery, JobError};
+use super::job::Job;
+use super::ledger::{RecordUnplaced, SupersedeJob};
+use super::picker::PeerSaid;
+use super::reply::Finished;
+use super::session::{CancelCause, CancelExecution, Execute};
+use crate::clock::Clock;
+use crate::ids::{GatewayId, JobId, SessionId};
+
+/// How many jobs may wait to be handed over.
+const MAILBOX: usize = 4096;
+
+/// The peer was declared lost or has left: whatever it says no more is lost too. Sent by the cluster actor.
+#[derive(Message, Debug, Clone, Copy)]
+#[rtype(result = "()")]
+pub struct PeerGone;
+
+#[derive(Message)]
+#[rtype(result = "()")]
+struct Concluded {
+    job_id: JobId,
+    outcome: Outcome,
+}
+
+/// Whom a link talks to.
+#[derive(Clone)]
+pub struct PeerLinks {
+    /// To the dispatcher: place this job elsewhere.
+    pub returned: Recipient<JobReturned>,
+    /// To the dispatcher: this job has ended.
+    pub settled: Recipient<JobSettled>,
+    /// To the ledger: may this job be tried again?
+    pub supersede: Recipient<SupersedeJob>,
+    /// To the ledger: this job ended, and maybe nobody recorded it.
+    pub record_unplaced: Recipient<RecordUnplaced>,
+    /// To the picker: what the peer says of its sessions.
+    pub said: Recipient<PeerSaid>,
+}
+
+/// What links are made of, beside the peer.
+#[derive(Clone)]
+pub struct PeerContext {
+    /// Whom they talk to.
+    pub links: PeerLinks,
+    /// The connections.
+    pub client: PeerClient,
+    /// Where answers are passed on, beside the actors' threads.
+    pub runtime: tokio::runtime::Handle,
+    /// The time.
+    pub clock: Clock,
+}
+
+struct Running {
+    job: Arc<Job>,
+    attempt: u32,
+    session_id: SessionId,
+    signal: watch::Sender<Signal>,
+}
+
+/// The actor.
+pub struct PeerLink {
+    peer: GatewayId,
+    url: String,
+    cx: PeerContext,
+    running: HashMap<JobId, Running>,
+    gone: bool,
+}
+
+impl PeerLink {
+    /// A link to the peer whose internal listener is there.
+    pub fn new(peer: GatewayId, url: String, cx: PeerContext) -> Self {
+        Self {
+            peer,
+            url,
+            cx,
+            running: HashMap::new(),
+            gone: false,
+        }
+    }
+}
+
+impl Actor for PeerLink {
+    type Context = Context<Self>;
+
+    fn started(&mut self, ctx: &mut Self::Context) {
+        ctx.set_mailbox_capacity(MAILBOX);
+    }
+}
+
+impl Handler<Execute> for PeerLink {
+    type Result = ();
+
+    fn handle(&mut self, execute: Execute, ctx: &mut Self::Context) {
+        let Execute {
+            job,
+            attempt,
+            session_id,
+        } = execute;
+        let Some(session_id) = session_id else {
+            log::error!(job_id:% = job.id; "a job without a session cannot be handed to a peer");
+            return;
+        };
+        if self.gone || self.running.contains_key(&job.id) {
+            return self.give_back(job.id, session_id, attempt, Return::Gone);
+        }
+        self.forward(job, attempt, session_id, ctx);
+    }
+}
+
+impl Handler<CancelExecution> for PeerLink {
+    type Result = ();
+
+    fn handle(
+        &mut self,
+        CancelExecution { job_id, cause }: CancelExecution,
+        _: &mut Self::Context,
+    ) {
+        if let Some(running) = self.running.get(&job_id) {
+            running.signal.send_modify(|signal| {
+                signal.cancel.get_or_insert(cause);
+            });
+        }
+    }
+}
+
+impl Handler<PeerGone> for PeerLink {
+    type Result = ();
+
+    fn handle(&mut self, _: PeerGone, ctx: &mut Self::Context) {
+        self.gone = true;
+        for running in self.running.values() {
+            running.signal.send_modify(|signal| signal.lost = true);
+        }
+        self.stop_when_idle(ctx);
+    }
+}
+
+impl Handler<Concluded> for PeerLink {
+    type Result = ();
+
+    fn handle(&mut self, Concluded { job_id, outcome }: Concluded, ctx: &mut Self::Context) {
+        let Some(running) = self.running.remove(&job_id) else {
+            return;
+        };
+        match outcome {
+            Outcome::Ended(end) => self.end(&running, end),
+            Outcome::Declined(declined) => self.declined(&running, declined),
+            Outcome::NotReceived => self.not_received(&running),
+            Outcome::Lost { rows } => return self.lost(running, rows, ctx),
+            Outcome::Cancelled(cause) => self.cancelled(&running, cause),
+        }
+        self.stop_when_idle(ctx);
+    }
+}
+
+impl PeerLink {
+    fn forward(
+        &mut self,
+        job: Arc<Job>,
+        attempt: u32,
+        session_id: SessionId,
+        ctx: &mut Context<Self>,
+    ) {
+        let (signal, signals) = watch::channel(Signal::default());
+        let job_id = job.id;
+        log::debug!(job_id:% = job_id, gateway_id:% = self.peer, session_id:% = session_id; "job {job_id} goes to a peer");
+        let forward = Forward {
+            job: job.clone(),
+            attempt,
+            session_id,
+            client: self.cx.client.clone(),
+            url: self.url.clone(),
+            signals,
+        };
+        self.running.insert(
+            job_id,
+            Running {
+                job,
+                attempt,
+                session_id,
+                signal,
+            },
+        );
+        self.cx
+            .runtime
+            .spawn(forward.run())
+            .into_actor(self)
+            .map(move |outcome, _, ctx| {
+                let outcome = outcome.unwrap_or_else(|panicked| {
+                    log::error!(job_id:% = job_id, error:% = panicked; "handing over job {job_id} panicked");
+                    Outcome::Ended(Err(JobError::Internal))
+                });
+                ctx.notify(Concluded { job_id, outcome });
+            })
+            .spawn(ctx);
+    }
+
+    fn end(&self, running: &Running, end: Result<Finished, JobError>) {
+        running.job.reply.end(end);
+        self.cx.links.settled.do_send(JobSettled {
+            job_id: running.job.id,
+        });
+    }
+
+    fn give_back(&self, job_id: JobId, session_id: SessionId, attempt: u32, why: Return) {
+        self.cx.links.returned.do_send(JobReturned {
+            job_id,
+            session_id,
+            attempt,
+            why,
+        });
+    }
+
+    fn declined(&self, running: &Running, Declined { why, attempt }: Declined) {
+        let Running {
+            job, session_id, ..
+        } = running;
+        log::debug!(job_id:% = job.id, gateway_id:% = self.peer, why:? = why; "a peer did not take job {}", job.id);
+        self.cx.links.said.do_send(PeerSaid::Declined {
+            session_id: *session_id,
+            why,
+        });
+        if let Return::Lost {
+            runner_id,
+            delivery,
+        } = why
+            && !job.reply.restart()
+        {
+            return self.end(running, Err(JobError::lost(runner_id, delivery)));
+        }
+        // What the peer says next cannot be before what was asked of it.
+        self.give_back(job.id, *session_id, attempt.max(running.attempt), why);
+    }
+
+    fn not_received(&self, running: &Running) {
+        self.lost_sight();
+        self.give_back(
+            running.job.id,
+            running.session_id,
+            running.attempt,
+            Return::Gone,
+        );
+    }
+
+    /// The picker is to leave this peer alone for a moment.
+    fn lost_sight(&self) {
+        self.cx.links.said.do_send(PeerSaid::Silent {
+            gateway_id: self.peer,
+        });
+    }
+
+    /// Ends a job whose caller has heard, or hears now, that it ended. If the peer has it, the peer records that;
+    /// if nobody has, this does, and then it can never begin.
+    fn cancelled(&self, running: &Running, cause: CancelCause) {
+        let error = JobError::from(cause);
+        let record = RecordUnplaced {
+            job: running.job.clone(),
+            attempt: running.attempt,
+            error: error.clone(),
+            at: self.cx.clock.now(),
+        };
+        self.end(running, Err(error));
+        if self.cx.links.record_unplaced.try_send(record).is_err() {
+            log::warn!(job_id:% = running.job.id; "the end of job {} is not recorded here, the ledger is behind", running.job.id);
+        }
+    }
+
+    /// The peer was lost with a job. It may be tried again if the peer had not begun it, and then cannot begin it
+    /// any more; or if it may be executed once more and its caller was sent nothing.
+    fn lost(&mut self, running: Running, rows: bool, ctx: &mut Context<Self>) {
+        self.lost_sight();
+        let job = &running.job;
+        let once_more = job.may_be_executed_again() && job.reply.restart();
+        if rows && !once_more {
+            let delivery = if job.reply.is_committed() {
+                Delivery::Partial
+            } else {
+                Delivery::Started
+            };
+            self.end(&running, Err(lost(delivery)));
+            return self.stop_when_idle(ctx);
+        }
+        let supersede = SupersedeJob {
+            job: job.clone(),
+            attempt: running.attempt + 1,
+            lost: self.peer,
+            once_more,
+        };
+        let job_id = job.id;
+        self.running.insert(job_id, running);
+        self.cx
+            .links
+            .supersede
+            .send(supersede)
+            .into_actor(self)
+            .map(move |won, act, ctx| act.superseded(job_id, matches!(won, Ok(Ok(true))), ctx))
+            .spawn(ctx);
+    }
+
+    fn superseded(&mut self, job_id: JobId, won: bool, ctx: &mut Context<Self>) {
+        let Some(running) = self.running.remove(&job_id) else {
+            return;
+        };
+        if won {
+            let next = running.attempt + 1;
+            self.give_back(job_id, running.session_id, next, Return::Gone);
+        } else {
+            self.end(&running, Err(lost(Delivery::Unknown)));
+        }
+        self.stop_when_idle(ctx);
+    }
+
+    fn stop_when_idle(&self, ctx: &mut Context<Self>) {
+        if self.gone && self.running.is_empty() {
+            ctx.stop();
+        }
+    }
+}
+
+fn lost(delivery: Delivery) -> JobError {
+    JobError::RunnerFailed {
+        message: "the gateway that the runner is connected to was lost mid-job".to_owned(),
+        delivery,
+    }
+}
