@@ -7,7 +7,7 @@ use serde_json::Value;
 use crate::support::databases::{Database, Engine, PRODUCTS};
 use crate::support::process::Process;
 use crate::support::rest::{Runner, text};
-use crate::support::{Gateway, RunnerProcess};
+use crate::support::{Gateway, RunnerProcess, Stage};
 
 /// What a command printed, and how it ended.
 struct Done {
@@ -296,4 +296,32 @@ async fn a_key_that_is_revoked_by_command_line_opens_nothing() {
         &[("SEMILAYER_KEY", &text(&key, "key"))],
     );
     assert!(query.err(4).contains("invalid_key"), "{}", query.err);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_query_need_not_be_waited_for() {
+    let stage = Stage::inline(Engine::Sqlite).await;
+    let key = text(&stage.gateway.ready, "secretKey");
+    let run = |args: &[&str]| semilayer(&stage.gateway, args, &[("SEMILAYER_KEY", &key)]);
+    let query = ["query", "products", "--limit", "2", "--order-by", "id"];
+    let detached = [&query[..], &["--detach", "--idempotency-key", "two"]].concat();
+    let job = run(&detached).out().trim().to_owned();
+    assert_eq!(run(&detached).out().trim(), job);
+    stage.gateway.until_job_is(&job, "completed").await;
+    let result = run(&["jobs", "result", &job]);
+    assert_eq!(
+        result.out(),
+        run(&query).out(),
+        "a line per row, as when it is waited for"
+    );
+    let json = [&detached[..], &["--json"]].concat();
+    assert!(
+        run(&json).err(1).contains("Idempotency-Key"),
+        "in another form it is another request"
+    );
+    assert!(
+        run(&["query", "products", "--idempotency-key", "x"])
+            .err(2)
+            .contains("--detach")
+    );
 }

@@ -18,6 +18,7 @@ mod bad_sockets;
 mod balance;
 mod cancel;
 mod cli;
+mod detached;
 mod dev;
 mod drain;
 mod failures;

@@ -40,7 +40,8 @@
 //!    │                         │              PeerLink ─────────────┘
 //!    │                         │                 ╚══http══► another gateway's web, Dispatcher, RunnerSession
 //!    └──────────── reply stream, bounded per job ◄──────────── RunnerSession, InlineExecutor or PeerLink
-//!         HeartbeatMonitor    ClaimSweeper    Registrar (session rows)    Cluster (presence, catalogue, links)
+//!      DetachedJobs    Drainer    HeartbeatMonitor    ClaimSweeper    Registrar (session rows)
+//!                      Cluster (presence, catalogue, links)
 //! ```
 //!
 //! An actor that panics dies without a word, so every core actor carries a [`control::vital::Vital`] that
@@ -59,7 +60,7 @@
 //! 'pending' AND attempt = … RETURNING`; whoever gets no row does nothing. For a job whose caller waits, the
 //! record, the claim and the mark are one transaction, committed before the frame goes out.
 //!
-//! # Three walks
+//! # Five walks
 //!
 //! **A job from POST to result.** `web::query` finds the key and the lens in the [`control::Catalogue`] (the
 //! hot path reads nothing from the store), plans an operation in column names and calls
@@ -82,6 +83,12 @@
 //! to nobody else; what the session does not take comes back before anything is claimed, and is placed again
 //! here. Rows come back as frames on the response, which is read no faster than the caller reads. Hanging up
 //! cancels the job.
+//!
+//! **A job that nobody waits for.** `web::detached` records it `pending` and answers 202. `DetachedJobs` of
+//! every gateway looks every second for jobs that its own sessions could execute, claims some, and hands each to
+//! its dispatcher as if a caller had come; the session marks it in the store before the frame leaves. Its
+//! reply is read, sealed and written down together with `completed`. A runner or gateway that is lost
+//! meanwhile makes it `pending` again, as its next attempt, three times at most.
 //!
 //! **A gateway that dies.** Its sockets close, and runners reconnect. The others see its counter stand still and
 //! declare it lost: its sessions go, what it had sent fails, what it had claimed but not sent is given back.

@@ -51,6 +51,10 @@ pub struct Timing {
     pub hold_retry: Duration,
     /// How long a job is held, unasked, while its runners are moving between gateways or being restarted.
     pub moving_grace: Duration,
+    /// How often a gateway looks for detached jobs that it could execute.
+    pub pending_poll: Duration,
+    /// How long the result of a detached job is kept.
+    pub keep_result: Duration,
     /// How long a socket may stay silent before its hello.
     pub hello: Duration,
     /// How long output queued for a runner may stand still before the runner counts as stuck.
@@ -83,6 +87,8 @@ impl Default for Timing {
             serve_on: s(10),
             hold_retry: Duration::from_millis(250),
             moving_grace: s(5),
+            pending_poll: s(1),
+            keep_result: s(3600),
             hello: s(10),
             stuck_output: s(10),
         }

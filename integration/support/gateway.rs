@@ -13,6 +13,9 @@ use super::process::Process;
 use super::rest::{Api, Runner, text};
 use super::{PATIENCE, eventually};
 
+/// The operator's token of hosted gateways.
+pub(crate) const OPERATOR: &str = "operator-token-of-the-tests";
+
 /// How to start a gateway.
 pub(crate) struct GatewayBuilder {
     command: Command,
@@ -74,9 +77,7 @@ impl GatewayBuilder {
     }
 }
 
-/// The operator's token of hosted gateways.
-const OPERATOR: &str = "operator-of-the-test";
-/// Their master key: 32 zero bytes.
+/// The master key of hosted gateways: 32 zero bytes.
 const MASTER_KEY: &str = "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=";
 
 /// A running gateway.
@@ -178,6 +179,50 @@ impl Gateway {
             data_dir: dir.path().to_owned(),
             _owned: Some(dir),
         }
+    }
+
+    /// `semilayer gateway` on this PostgreSQL store, which it may share with others. Whoever makes an
+    /// organisation there completes `ready` with its keys.
+    pub(crate) async fn on_store(store: &Database, timing: &str) -> Self {
+        let free = || {
+            std::net::TcpListener::bind("127.0.0.1:0")
+                .unwrap()
+                .local_addr()
+                .unwrap()
+        };
+        let (listen, internal) = (free(), free());
+        let mut command = Process::command(env!("CARGO_BIN_EXE_semilayer"));
+        command
+            .arg("gateway")
+            .env("SEMILAYER_DATABASE_URL", store.url().as_str())
+            .env("SEMILAYER_LISTEN", listen.to_string())
+            .env("SEMILAYER_INTERNAL_LISTEN", internal.to_string())
+            .env("SEMILAYER_ADVERTISE_URL", format!("http://{internal}"))
+            .env("SEMILAYER_INTERNAL_TOKEN", "internal-token-of-the-tests")
+            .env("SEMILAYER_OPERATOR_TOKEN", OPERATOR)
+            .env(
+                "SEMILAYER_MASTER_KEY",
+                "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=",
+            )
+            .env("SEMILAYER_TIMING", timing);
+        let mut gateway = Self {
+            process: Process::start("gateway", command),
+            ready: json!({"url": format!("http://{listen}")}),
+            data_dir: PathBuf::new(),
+            _owned: None,
+        };
+        eventually("the gateway answers", PATIENCE, async || {
+            if let Some(status) = gateway.process.ended() {
+                panic!(
+                    "the gateway ended with {status}:\n{}",
+                    gateway.process.log()
+                );
+            }
+            let there = tokio::net::TcpStream::connect(listen).await;
+            there.map(drop).map_err(|error| error.to_string())
+        })
+        .await;
+        gateway
     }
 
     /// Where runners and REST callers arrive.

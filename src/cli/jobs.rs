@@ -1,6 +1,7 @@
 //! `semilayer jobs …`: what ran where, how long, and why it failed.
 
 use clap::{Args, Subcommand};
+use reqwest::Method;
 use serde_json::json;
 
 use super::output::{ago, text};
@@ -13,6 +14,11 @@ pub enum Verb {
     List(List),
     /// Show one job and how it was routed
     Get {
+        /// Its id
+        job: String,
+    },
+    /// Print what a job answered that was started with `semilayer query --detach`
+    Result {
         /// Its id
         job: String,
     },
@@ -54,6 +60,11 @@ pub(super) async fn run(connection: Connection, verb: Verb) -> Result<(), CliErr
                 .get(&["v1", "jobs", &job], &session.in_environment())
                 .await?,
         ),
+        Verb::Result { job } => {
+            let path = ["v1", "jobs", &job, "result"];
+            let request = session.client.request(Method::GET, &path);
+            super::query::stream(&session, request.query(&session.in_environment())).await
+        }
         Verb::Cancel { job } => {
             let path = ["v1", "jobs", &job, "cancel"];
             let cancelled = session

@@ -36,6 +36,12 @@ pub struct Query {
     /// Print how many rows match instead of the rows
     #[arg(long, conflicts_with_all = ["select", "order_by", "limit", "offset", "cursor"])]
     count: bool,
+    /// Do not wait: print the job's id, for `semilayer jobs result`
+    #[arg(long)]
+    detach: bool,
+    /// With --detach: a name for this request, under which repeating it starts nothing new
+    #[arg(long, value_name = "KEY", requires = "detach")]
+    idempotency_key: Option<String>,
     /// An environment's key (`sk_…` or `pk_…`)
     #[arg(long, env = "SEMILAYER_KEY", value_name = "KEY", value_parser = input::secret, hide_env_values = true)]
     key: Option<SecretString>,
@@ -99,6 +105,9 @@ pub(super) async fn run(query: Query) -> Result<(), CliError> {
     if let Some(token) = &query.user_token {
         request = request.header("x-user-token", secrecy::ExposeSecret::expose_secret(token));
     }
+    if query.detach {
+        return detach(&session, request, query.idempotency_key).await;
+    }
     if query.count {
         let answer: Value = session.client.send(request).await?.json().await?;
         return session.output.done(&plain(&answer["count"]), &answer);
@@ -115,8 +124,29 @@ pub(super) async fn run(query: Query) -> Result<(), CliError> {
     print_table(&session, &answer)
 }
 
+/// Has the query executed without waiting for it.
+async fn detach(
+    session: &Session,
+    request: reqwest::RequestBuilder,
+    idempotency_key: Option<String>,
+) -> Result<(), CliError> {
+    let mut request = request.header("prefer", "respond-async");
+    if !session.output.json && !session.output.terminal {
+        // What a pipe gets later has the form that it would have got now.
+        request = request.header(header::ACCEPT, "application/x-ndjson");
+    }
+    if let Some(key) = idempotency_key {
+        request = request.header("idempotency-key", key);
+    }
+    let answer: Value = session.client.send(request).await?.json().await?;
+    session.output.done(&plain(&answer["jobId"]), &answer)
+}
+
 /// Passes the answer through as it arrives, and fails when its last line says that it is incomplete.
-async fn stream(session: &Session, request: reqwest::RequestBuilder) -> Result<(), CliError> {
+pub(super) async fn stream(
+    session: &Session,
+    request: reqwest::RequestBuilder,
+) -> Result<(), CliError> {
     let mut chunks = session.client.send(request).await?.bytes_stream();
     let mut last = LastLine::default();
     while let Some(chunk) = chunks.next().await {

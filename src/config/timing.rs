@@ -23,7 +23,8 @@ macro_rules! intervals {
 intervals! {
     heartbeat_v1, heartbeat_v2, close_after_unroutable, ping, cut_off_v2, cut_off_v1, persist_heartbeats,
     stale_claim, sweep, gateway_lease, gateway_renewal, catalogue_poll, full_pass, coalesce, key_freshness,
-    default_deadline, max_deadline, deadline_grace, drain, serve_on, hold_retry, moving_grace, hello, stuck_output,
+    default_deadline, max_deadline, deadline_grace, drain, serve_on, hold_retry, moving_grace, pending_poll,
+    keep_result, hello, stuck_output,
 }
 
 /// Reads `name=duration,…` over the defaults, e.g. `sweep=200ms,gateway_lease=2s`; `Err` is the reason.

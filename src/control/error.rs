@@ -76,6 +76,9 @@ pub enum JobError {
     /// Somebody cancelled it.
     #[error("the job was cancelled")]
     Cancelled,
+    /// It was claimed here and is not any more: whoever settled it meanwhile, or has it now, decides.
+    #[error("the job was settled elsewhere")]
+    ClaimLost,
     /// The caller does not read, or a row is too large.
     #[error("{0}")]
     ResultOverflow(String),
@@ -101,7 +104,7 @@ impl JobError {
             Self::Source(error) => error.code(),
             Self::Rejected { code, .. } => code,
             Self::Timeout => "QUERY_TIMEOUT",
-            Self::Cancelled => "job_cancelled",
+            Self::Cancelled | Self::ClaimLost => "job_cancelled",
             Self::ResultOverflow(_) => "result_overflow",
             Self::StoreUnavailable => "store_unavailable",
             Self::Returned(_) => "returned",

@@ -32,6 +32,7 @@ impl ControlPlane {
             id,
             spec,
             only_session: Some(session_id),
+            detached: None,
             created_at,
             deadline: Instant::now() + remaining,
             deadline_at,

@@ -202,7 +202,7 @@ impl Handler<Claimed> for InlineExecutor {
     ) {
         match answer {
             Ok(true) => self.run(&job, ctx),
-            Ok(false) => self.forget(&job, JobError::Cancelled),
+            Ok(false) => self.forget(&job, JobError::ClaimLost),
             Err(error) => {
                 log::warn!(job_id:% = job.id, attempt, error:% = error; "job {} could not be claimed", job.id);
                 self.forget(&job, JobError::StoreUnavailable);
@@ -320,9 +320,14 @@ impl InlineExecutor {
 
     fn report(&self, running: &Running, rows: u64, result: Result<Finished, JobError>) {
         let (job, now) = (&running.job, self.cx.clock.now());
-        let finish = FinishJob::new(job, running.holder, running.attempt, rows, &result, now);
+        let (holder, attempt) = (running.holder, running.attempt);
+        // The end of a detached job is written down by whoever reads its reply, with the result.
+        let finish = (job.detached.is_none())
+            .then(|| FinishJob::new(job, holder, attempt, rows, &result, now));
         job.reply.end(result);
-        self.cx.links.finish.do_send(finish);
+        if let Some(finish) = finish {
+            self.cx.links.finish.do_send(finish);
+        }
         self.cx.links.settled.do_send(JobSettled { job_id: job.id });
     }
 }

@@ -8,7 +8,9 @@ use tokio::time::Instant;
 use super::reply::ReplySender;
 use crate::clock::UtcTime;
 use crate::domain::job::may_retry;
-use crate::ids::{EnvironmentId, JobId, KeyId, OrganisationId, RunnerId, SessionId, SourceId};
+use crate::ids::{
+    EnvironmentId, GatewayId, JobId, KeyId, OrganisationId, RunnerId, SessionId, SourceId,
+};
 use crate::protocol::Encoding;
 use crate::query::operation::Operation;
 
@@ -45,6 +47,15 @@ pub struct JobSpec {
     pub retry: bool,
 }
 
+/// The claim under which a gateway executes a detached job. What does not carry it changes nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Held {
+    /// The id under which the gateway claimed it.
+    pub holder: GatewayId,
+    /// The attempt that it claimed, the only one that it makes.
+    pub attempt: u32,
+}
+
 /// One job that this gateway has accepted.
 #[derive(Debug)]
 pub struct Job {
@@ -54,6 +65,8 @@ pub struct Job {
     pub spec: JobSpec,
     /// Another gateway accepted it and chose this session: it is executed there or given back.
     pub only_session: Option<SessionId>,
+    /// Nobody waits for it: it is recorded, and a gateway has claimed it.
+    pub detached: Option<Held>,
     /// When it was accepted.
     pub created_at: UtcTime,
     /// When it is given up.
@@ -66,8 +79,8 @@ pub struct Job {
 
 impl Job {
     /// Whether it may be executed once more if it is lost now, as far as that depends on what it asked for and what
-    /// became of it before.
+    /// became of it before. Of a detached job that is decided by whoever reads its reply.
     pub fn may_be_executed_again(&self) -> bool {
-        may_retry(self.spec.retry, self.reply.restarts())
+        self.detached.is_none() && may_retry(self.spec.retry, self.reply.restarts())
     }
 }

@@ -6,6 +6,7 @@
 pub mod catalogue;
 pub mod cluster;
 pub mod credentials;
+pub mod detached;
 pub mod dispatcher;
 pub mod drain;
 pub mod error;
@@ -37,6 +38,8 @@ use self::catalogue::CatalogueWriter;
 pub use self::catalogue::{Catalogue, CatalogueReader};
 use self::cluster::{Cluster, ClusterContext, RefreshCatalogue, StopRenewing, registration};
 use self::credentials::Credentials;
+pub use self::detached::{Accepted, KeptResult, Submission};
+use self::detached::{DetachedContext, DetachedJobs, DetachedLinks, ExecutingCount, LookForJobs};
 use self::dispatcher::{
     CancelJob, CancelWhenAbandoned, Dispatch, Dispatcher, DispatcherLinks, EndHeld, LiveJobCount,
 };
@@ -64,7 +67,7 @@ use crate::clock::Clock;
 use crate::domain::addresses;
 use crate::domain::sealing::Sealer;
 use crate::ids::{GatewayId, JobId, RunnerId};
-use crate::storage::{Store, StoreError};
+use crate::storage::{self, Store, StoreError};
 use crate::timing::Timing;
 
 /// How long a gateway that stops asks for others.
@@ -119,6 +122,7 @@ pub struct ControlPlane {
     picker: Addr<Picker>,
     ledger: Addr<JobLedger>,
     drainer: Addr<Drainer>,
+    detached: Addr<DetachedJobs>,
     sessions: SessionContext,
     session_arbiter: ArbiterHandle,
     shutdown: Shutdown,
@@ -238,6 +242,25 @@ impl ControlPlane {
             vital("Dispatcher"),
         ));
 
+        let detached = DetachedJobs::new(
+            DetachedContext {
+                links: DetachedLinks {
+                    dispatch: dispatcher.clone().recipient(),
+                    cancel: dispatcher.clone().recipient(),
+                    outlooks: picker.clone().recipient(),
+                },
+                store: store.clone(),
+                catalogue: catalogue.clone(),
+                sealer: sealer.clone(),
+                runtime: runtime.clone(),
+                identity: identity.clone(),
+                clock: clock.clone(),
+                timing: timing.clone(),
+                shutdown: shutdown.clone(),
+            },
+            vital("DetachedJobs"),
+        )
+        .start();
         let cluster = Cluster::new(
             ClusterContext {
                 identity: identity.clone(),
@@ -304,6 +327,7 @@ impl ControlPlane {
             picker,
             ledger,
             drainer,
+            detached,
             sessions,
             session_arbiter,
             shutdown,
@@ -343,6 +367,7 @@ impl ControlPlane {
             id,
             spec,
             only_session: None,
+            detached: None,
             created_at,
             deadline: Instant::now() + timeout,
             deadline_at: created_at.plus(timeout),
@@ -358,6 +383,42 @@ impl ControlPlane {
             }));
         }
         stream
+    }
+
+    /// Records a job that nobody waits for; whichever gateway comes to it first executes it.
+    ///
+    /// # Errors
+    ///
+    /// When the store does not answer; the job may be recorded then, if the connection was lost in a commit.
+    pub async fn submit(&self, submission: Submission) -> Result<Accepted, StoreError> {
+        let now = self.clock.now();
+        let accepted = detached::submit(&self.store, &self.timing, now, submission).await?;
+        if let Accepted::New(_) = accepted {
+            // One that finds no room is found by the next look.
+            let _ = self.detached.try_send(LookForJobs);
+        }
+        Ok(accepted)
+    }
+
+    /// What a detached job answered, while it is kept.
+    ///
+    /// # Errors
+    ///
+    /// When the store does not answer, or what it holds cannot be opened.
+    pub async fn kept_result(&self, job: &storage::Job) -> Result<Option<KeptResult>, StoreError> {
+        let (id, now) = (job.id, self.clock.now());
+        let kept = self.store.job_result_get(job.organisation_id, id, now);
+        let Some(kept) = kept.await? else {
+            return Ok(None);
+        };
+        let sealer = self.sealer.clone();
+        let opened =
+            tokio::task::spawn_blocking(move || KeptResult::open(&sealer, id, &kept.sealed)).await;
+        match opened {
+            Ok(Ok(result)) => Ok(Some(result)),
+            Ok(Err(error)) => Err(StoreError::Corrupt(error.into())),
+            Err(error) => Err(StoreError::Internal(error.into())),
+        }
     }
 
     fn reply_channel(&self, id: JobId) -> (reply::ReplySender, ReplyStream) {
@@ -438,6 +499,7 @@ impl ControlPlane {
         self.shutdown.advance(Stage::Closing);
         self.dispatcher.do_send(EndHeld);
         self.settled_by(Instant::now() + SETTLE, Peers::None).await;
+        self.record_within(FLUSH).await;
         let flushed = tokio::time::timeout(FLUSH, self.ledger.send(Flush)).await;
         if !matches!(flushed, Ok(Ok(()))) {
             log::warn!("the ends of some jobs could not be recorded, they will count as failed");
@@ -450,6 +512,15 @@ impl ControlPlane {
             .await
         {
             log::warn!(error:% = error; "this gateway could not sign off, the others will notice");
+        }
+    }
+
+    /// Waits until everything about detached jobs is written down, for that long at most. What is not by then
+    /// is given back by whoever settles what this gateway held.
+    async fn record_within(&self, time: Duration) {
+        let until = Instant::now() + time;
+        while self.detached.send(ExecutingCount).await.unwrap_or(0) > 0 && Instant::now() < until {
+            tokio::time::sleep(Duration::from_millis(50)).await;
         }
     }
 

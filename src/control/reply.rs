@@ -38,7 +38,7 @@ pub enum Reply {
 
 /// How a job ended well.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
+#[serde(rename_all = "camelCase", default)]
 pub struct Finished {
     /// How many rows there were.
     pub count: u64,

@@ -24,6 +24,9 @@ const KEEP: Duration = Duration::from_secs(7 * 24 * 3600);
 /// How many jobs of history are kept.
 const KEEP_ROWS: u64 = 10_000_000;
 
+/// How long it is remembered what was deleted: longer than any gateway goes without reading everything.
+const REMEMBER: Duration = Duration::from_secs(3600);
+
 /// Do one pass. Sent by its own timer, and by tests.
 #[derive(Message)]
 #[rtype(result = "()")]
@@ -97,6 +100,8 @@ async fn sweep(store: Store, clock: Clock, timing: Timing) -> Result<(), StoreEr
         log::info!(requeued, expired; "gave back {requeued} stale claims and expired {expired} jobs");
     }
     swept?;
+    while_full(async || store.job_result_prune(now, BATCH).await).await?;
+    store.tombstone_prune(now.minus(REMEMBER)).await?;
     while_full(async || store.job_prune(now.minus(KEEP), KEEP_ROWS, BATCH).await).await
 }
 

@@ -9,7 +9,7 @@ use actix::prelude::*;
 use serde_json::json;
 
 use super::catalogue::{Catalogue, CatalogueReader, CatalogueWriter};
-use super::job::{Job, JobSpec};
+use super::job::{Held, Job, JobSpec};
 use super::peer::{PeerClient, PeerTokens};
 use super::reply::{Abandonment, ReplyStream, reply_channel};
 use crate::clock::Clock;
@@ -209,6 +209,7 @@ impl World {
                 id,
                 spec,
                 only_session: None,
+                detached: None,
                 created_at: now,
                 deadline,
                 deadline_at: now.plus(timeout),
@@ -216,6 +217,15 @@ impl World {
             }),
             stream,
         )
+    }
+
+    /// One that is held under that claim.
+    pub(super) fn detached_job(&self, timeout: Duration, held: Held) -> (Arc<Job>, ReplyStream) {
+        let (job, stream) = self.job(timeout);
+        // Nobody else has it yet.
+        let mut job = Arc::into_inner(job).unwrap();
+        job.detached = Some(held);
+        (Arc::new(job), stream)
     }
 
     /// The same from another gateway, which has chosen the session, if there is one.

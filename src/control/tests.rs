@@ -1,5 +1,6 @@
 //! The control plane as a whole: how it stops.
 
+use super::job::Held;
 use super::ledger::{ClaimJob, Executor, FinishJob};
 use super::testing::World;
 use super::*;
@@ -59,6 +60,52 @@ async fn a_gateway_signs_off_after_the_ends_of_its_jobs_are_written_down() {
             .unwrap();
         assert_eq!(row.status, JobStatus::Completed);
     }
+}
+
+#[actix::test]
+async fn a_detached_job_is_marked_once_and_only_under_its_own_claim() {
+    let world = World::new().await;
+    let plane = start(&world).await;
+    // Nobody is there to take it but this test.
+    let (job, _) = world.job(Duration::from_secs(30));
+    let submission = Submission {
+        spec: job.spec.clone(),
+        rendering: serde_json::Value::Null,
+        idempotency: None,
+    };
+    let Accepted::New(id) = plane.submit(submission).await.unwrap() else {
+        panic!("it is new")
+    };
+    let now = world.clock.now();
+    let taken = world
+        .store
+        .job_take_pending(world.gateway, world.source, 1, now);
+    assert_eq!(taken.await.unwrap()[0].id, id);
+    let mark = async |holder, attempt| {
+        let held = Held { holder, attempt };
+        let (mut job, _) = world.detached_job(Duration::from_secs(30), held);
+        Arc::get_mut(&mut job).unwrap().id = id;
+        let claim = ClaimJob {
+            job,
+            attempt,
+            holder,
+            executor: Executor::Inline,
+        };
+        plane.ledger.send(claim).await.unwrap().unwrap()
+    };
+    assert!(
+        !mark(plane.gateway_id(), 1).await,
+        "claimed by somebody else"
+    );
+    assert!(!mark(world.gateway, 2).await, "there is no such attempt");
+    assert!(mark(world.gateway, 1).await);
+    assert!(!mark(world.gateway, 1).await, "it may have been sent");
+    let row = world.store.job_get(world.organisation(), id).await.unwrap();
+    assert_eq!(
+        (row.status, row.claimed_by),
+        (JobStatus::Dispatched, Some(world.gateway))
+    );
+    plane.drain().await;
 }
 
 #[actix::test]

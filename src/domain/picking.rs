@@ -1,7 +1,7 @@
 //! Which session gets a job: any of those that can take it, each as likely as another; and if none can,
 //! what keeps them from it, runner by runner.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 
 use rand::{Rng, RngExt as _};
@@ -109,6 +109,16 @@ pub struct NoCandidate {
 }
 
 impl NoCandidate {
+    fn new(needs: &JobNeeds<'_>, obstacles: &HashMap<Obstacle, usize>) -> Self {
+        Self {
+            bridge: short(needs.bridge).to_owned(),
+            obstacles: Obstacle::ALL
+                .into_iter()
+                .filter_map(|o| obstacles.get(&o).map(|count| (o, *count)))
+                .collect(),
+        }
+    }
+
     /// Whether waiting a moment may help: somebody is there who could take it, and is only busy.
     pub fn is_busy(&self) -> bool {
         self.obstacles
@@ -206,13 +216,43 @@ pub fn choose(
             Err(obstacle) => *obstacles.entry(obstacle).or_insert(0) += 1,
         }
     }
-    chosen.ok_or_else(|| NoCandidate {
-        bridge: short(needs.bridge).to_owned(),
-        obstacles: Obstacle::ALL
-            .into_iter()
-            .filter_map(|o| obstacles.get(&o).map(|count| (o, *count)))
-            .collect(),
-    })
+    chosen.ok_or_else(|| NoCandidate::new(needs, &obstacles))
+}
+
+/// How many such jobs could be taken at this moment, all sessions together; a process counts once, however
+/// many sessions it has.
+///
+/// # Errors
+///
+/// When not one could, with what keeps each runner from it.
+pub fn room(needs: &JobNeeds<'_>, candidates: &[Candidate<'_>]) -> Result<u32, NoCandidate> {
+    let load = Load::of(candidates);
+    let (mut room, mut counted, mut obstacles) = (0u32, HashSet::new(), HashMap::new());
+    for candidate in candidates {
+        match fit_sessions(needs, candidate, &load) {
+            Ok(fit) => {
+                let fit = candidate
+                    .sessions
+                    .iter()
+                    .filter(|s| fit.contains(&s.session));
+                for session in fit {
+                    if session
+                        .instance
+                        .is_none_or(|instance| counted.insert(instance))
+                    {
+                        let left = session.capacity.saturating_sub(load.active(session));
+                        room = room.saturating_add(left);
+                    }
+                }
+            }
+            Err(obstacle) => *obstacles.entry(obstacle).or_insert(0) += 1,
+        }
+    }
+    if room > 0 {
+        Ok(room)
+    } else {
+        Err(NoCandidate::new(needs, &obstacles))
+    }
 }
 
 /// The sessions of a runner that can take the job, at least one, or what is in the way.
@@ -339,6 +379,53 @@ mod tests {
             candidates,
             &mut SmallRng::seed_from_u64(1),
         )
+    }
+
+    #[test]
+    fn room_is_what_processes_have_left_and_a_process_counts_once() {
+        let of = |candidates: &[Candidate<'_>]| {
+            let needs = JobNeeds {
+                bridge: "postgres",
+                declined: &[],
+            };
+            room(&needs, candidates)
+        };
+        let working = CandidateSession {
+            active: 1,
+            ..session()
+        };
+        let full = CandidateSession {
+            active: 2,
+            ..session()
+        };
+        let away = CandidateSession {
+            healthy: false,
+            ..session()
+        };
+        let moving = |active| CandidateSession {
+            instance: Some(InstanceId::from_uuid(uuid::Uuid::nil())),
+            active,
+            capacity: 8,
+            ..session()
+        };
+        assert_eq!(of(&[runner(vec![session(), working.clone()])]), Ok(3));
+        assert_eq!(
+            of(&[
+                runner(vec![working, full.clone()]),
+                runner(vec![away.clone()])
+            ]),
+            Ok(1)
+        );
+        assert_eq!(of(&[runner(vec![moving(1), moving(2)])]), Ok(5));
+        assert!(
+            of(&[runner(vec![full]), runner(vec![away])])
+                .unwrap_err()
+                .is_busy()
+        );
+        assert_eq!(
+            of(&[]).unwrap_err().to_string(),
+            "no runner is assigned to this source"
+        );
     }
 
     #[test]

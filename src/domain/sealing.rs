@@ -4,7 +4,7 @@
 //! not open. The id of the master key is in the text: after a rotation the previous key still opens, and
 //! [`Sealer::rewrap`] changes the wrapping without touching the secret. Nothing here is ever printed.
 //!
-//! Layout, in base64: version, 8 bytes key id, nonce and wrapped data key, nonce and ciphertext.
+//! Layout, of a text in base64: version, 8 bytes key id, nonce and wrapped data key, nonce and ciphertext.
 
 use std::fmt;
 
@@ -149,19 +149,28 @@ impl Sealer {
             .map(|master| derive(&master.key, label))
     }
 
-    /// Seals a secret.
+    /// Seals a secret as a text.
     ///
     /// # Errors
     ///
     /// When it is larger than AES-GCM can seal.
     pub fn seal(&self, owner: Owner, plain: &[u8]) -> Result<String, SealError> {
+        Ok(STANDARD.encode(self.seal_bytes(owner, plain)?))
+    }
+
+    /// Seals a secret as it is, for what is too large to be a text.
+    ///
+    /// # Errors
+    ///
+    /// When it is larger than AES-GCM can seal.
+    pub fn seal_bytes(&self, owner: Owner, plain: &[u8]) -> Result<Vec<u8>, SealError> {
         let mut data_key = Key::default();
         rand::rng().fill_bytes(data_key.as_mut());
         let mut sealed = vec![VERSION];
         sealed.extend_from_slice(&self.current.id);
         sealed.extend_from_slice(&self.current.wrap(owner, &data_key)?);
         sealed.extend_from_slice(&encrypt(&data_key, plain, &owner.authenticated("secret"))?);
-        Ok(STANDARD.encode(sealed))
+        Ok(sealed)
     }
 
     /// Opens a sealed secret.
@@ -170,9 +179,18 @@ impl Sealer {
     ///
     /// When its key is not here, or it was changed or belongs to another owner.
     pub fn open(&self, owner: Owner, sealed: &str) -> Result<Zeroizing<Vec<u8>>, SealError> {
-        let sealed = decode(sealed)?;
+        self.open_bytes(owner, &decode(sealed)?)
+    }
+
+    /// Opens what [`Sealer::seal_bytes`] sealed.
+    ///
+    /// # Errors
+    ///
+    /// As [`Sealer::open`].
+    pub fn open_bytes(&self, owner: Owner, sealed: &[u8]) -> Result<Zeroizing<Vec<u8>>, SealError> {
+        check(sealed)?;
         let data_key = self
-            .master_of(&sealed)?
+            .master_of(sealed)?
             .unwrap(owner, &sealed[1 + KEY_ID_BYTES..HEADER_BYTES])?;
         decrypt(
             &data_key,
@@ -279,13 +297,17 @@ fn derive(key: &[u8; KEY_BYTES], label: &str) -> Key {
 }
 
 fn decode(sealed: &str) -> Result<Vec<u8>, SealError> {
-    match STANDARD.decode(sealed) {
-        Ok(bytes)
-            if bytes.len() >= HEADER_BYTES + NONCE_BYTES + TAG_BYTES && bytes[0] == VERSION =>
-        {
-            Ok(bytes)
-        }
-        _ => Err(SealError::Malformed),
+    let bytes = STANDARD.decode(sealed).or(Err(SealError::Malformed))?;
+    check(&bytes)?;
+    Ok(bytes)
+}
+
+fn check(sealed: &[u8]) -> Result<(), SealError> {
+    let whole = sealed.len() >= HEADER_BYTES + NONCE_BYTES + TAG_BYTES && sealed[0] == VERSION;
+    if whole {
+        Ok(())
+    } else {
+        Err(SealError::Malformed)
     }
 }
 
@@ -354,6 +376,24 @@ mod tests {
         let job = Owner::job_result(JobId::from_uuid(source.as_uuid()));
         assert_eq!(sealer.open(job, &sealed), Err(SealError::Tampered));
         assert_ne!(sealer.seal_config(source, config).unwrap(), sealed);
+    }
+
+    #[test]
+    fn bytes_are_sealed_as_texts_are_and_open_for_their_own_job_only() {
+        let (sealer, job) = (Sealer::for_tests(), JobId::new());
+        let rows: Vec<u8> = (0..=255).collect();
+        let sealed = sealer.seal_bytes(Owner::job_result(job), &rows).unwrap();
+        let open = |job, sealed: &[u8]| sealer.open_bytes(Owner::job_result(job), sealed);
+        assert_eq!(*open(job, &sealed).unwrap(), rows);
+        assert_eq!(open(JobId::new(), &sealed), Err(SealError::Tampered));
+        for cut in [0, 1, HEADER_BYTES, sealed.len() - 1] {
+            assert!(open(job, &sealed[..cut]).is_err(), "cut at {cut}");
+        }
+        let rotated = Sealer::new(&NEW, Some(&[7; KEY_BYTES]));
+        assert_eq!(
+            *rotated.open_bytes(Owner::job_result(job), &sealed).unwrap(),
+            rows
+        );
     }
 
     #[test]

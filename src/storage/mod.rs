@@ -46,7 +46,7 @@ pub use gateway::Gateway;
 pub use group::{NewRunnerGroup, RunnerGroup};
 pub use jobs::{
     Finish, Idempotency, Job, JobFilter, JobResult, Mark, NewJob, NewResult, NewSubmission,
-    Placement, ReadBack, Release, Requeue, Settled, Submitted, Supersede, SyncClaim,
+    PendingSource, Placement, ReadBack, Release, Requeue, Settled, Submitted, Supersede, SyncClaim,
 };
 pub use key::{Key, NewKey};
 pub use lens::{Lens, LensChange, NewLens};

@@ -1,6 +1,8 @@
 //! Who is asking: extractors that turn `Authorization: Bearer …` into what the key's holder is. Keys are
-//! looked up in the catalogue by their SHA-256; nothing is read from the store. A catalogue that has not agreed with
-//! the store for long may hold keys that were revoked since, and then none is believed.
+//! looked up in the catalogue by their SHA-256; nothing is read from the store.
+//!
+//! A catalogue that has not agreed with the store for long may hold keys that were revoked since, and then none
+//! is believed.
 
 use std::future::{Ready, ready};
 use std::sync::Arc;

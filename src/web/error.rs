@@ -40,6 +40,11 @@ macro_rules! codes {
                 match self { $(Self::$name => $code,)+ }
             }
 
+            /// The code of that name.
+            pub fn parse(code: &str) -> Option<Self> {
+                Self::ALL.iter().copied().find(|known| known.as_str() == code)
+            }
+
             /// The status that goes with it.
             pub const fn status(self) -> StatusCode {
                 match self { $(Self::$name => StatusCode::$status,)+ }
@@ -76,6 +81,8 @@ codes! {
     Conflict = "conflict", CONFLICT;
     /// The job was cancelled while its caller waited.
     JobCancelled = "job_cancelled", CONFLICT;
+    /// The job's result was kept for as long as results are, and is gone.
+    ResultExpired = "result_expired", GONE;
     /// The body is over the limit.
     TooLarge = "too_large", PAYLOAD_TOO_LARGE;
     /// The database rejected the query.

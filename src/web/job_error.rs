@@ -6,7 +6,7 @@ use super::error::{ApiError, Code};
 use crate::bridge::BridgeError;
 use crate::control::JobError;
 use crate::ids::JobId;
-use crate::storage::KeyKind;
+use crate::storage::{self, KeyKind};
 
 /// How much of what a database said its caller may see.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -51,7 +51,9 @@ pub fn job_error(error: &JobError, job_id: JobId, audience: Audience) -> ApiErro
             Audience::Public => ApiError::new(rejected(code), HIDDEN),
         },
         JobError::Timeout => ApiError::new(Code::QueryTimeout, error.to_string()),
-        JobError::Cancelled => ApiError::new(Code::JobCancelled, error.to_string()),
+        JobError::Cancelled | JobError::ClaimLost => {
+            ApiError::new(Code::JobCancelled, error.to_string())
+        }
         JobError::ResultOverflow(message) => ApiError::new(Code::ResultOverflow, message.clone()),
         JobError::StoreUnavailable => ApiError::new(Code::StoreUnavailable, error.to_string()),
         JobError::Internal | JobError::Returned(_) => {
@@ -59,6 +61,43 @@ pub fn job_error(error: &JobError, job_id: JobId, audience: Audience) -> ApiErro
         }
     };
     api.with("jobId", job_id.to_string())
+}
+
+/// The error of a job that nobody waited for, from its record: what its caller would have been told.
+pub fn recorded_error(job: &storage::Job, audience: Audience) -> ApiError {
+    let id = job.id;
+    let known = job.error_code.as_deref().and_then(Code::parse);
+    let api = match known {
+        None | Some(Code::Internal) => ApiError::internal(anyhow::anyhow!("job {id} failed")),
+        Some(code) => ApiError::new(code, recorded_message(job, audience)),
+    };
+    let api = match known {
+        Some(Code::RunnerFailed) => api.with("retryable", true),
+        _ => api,
+    };
+    api.with("jobId", id.to_string())
+}
+
+/// The recorded sentence, as far as it is for them.
+pub fn recorded_message(job: &storage::Job, audience: Audience) -> String {
+    let code = job.error_code.as_deref().and_then(Code::parse);
+    let words_of_others = matches!(
+        code,
+        Some(
+            Code::SourceUnreachable
+                | Code::SourceQueryFailed
+                | Code::UnsupportedOperator
+                | Code::UnsupportedKind
+                | Code::InvalidRequest
+        )
+    );
+    match (audience, words_of_others) {
+        (Audience::Public, true) => HIDDEN.to_owned(),
+        _ => job.error_message.clone().unwrap_or_else(|| {
+            let status = job.status;
+            format!("the job is {status}")
+        }),
+    }
 }
 
 fn with_retry(code: Code, error: &JobError, after: Duration) -> ApiError {

@@ -23,6 +23,8 @@ const LONGEST_WAIT: u64 = 60;
 pub(super) struct Preferences {
     /// How long to wait for a runner instead of answering 503 at once.
     pub(super) wait: Duration,
+    /// Not to wait, and to ask for the result later.
+    pub(super) respond_async: bool,
 }
 
 /// What stands in `Preference-Applied`; left in the request for the middleware that finishes the response.
@@ -31,17 +33,23 @@ pub(super) struct Applied(pub(super) HeaderValue);
 
 impl Preferences {
     fn parse<'a>(headers: impl Iterator<Item = &'a str>) -> Result<Self, ApiError> {
-        // Of several values of one preference the first counts.
-        let wait = headers
+        let preferences: Vec<_> = headers
             .flat_map(|header| split_outside_quotes(header, ','))
-            .find_map(|preference| value_of(preference, "wait"));
-        let wait = wait.map(|text| seconds(&text)).transpose()?;
+            .collect();
+        // Of several values of one preference the first counts.
+        let first = |name| preferences.iter().find_map(|one| value_of(one, name));
+        let wait = first("wait").map(|text| seconds(&text)).transpose()?;
         Ok(Self {
             wait: Duration::from_secs(wait.unwrap_or_default()),
+            respond_async: first("respond-async").is_some_and(|value| value.is_empty()),
         })
     }
 
     fn applied(self) -> Option<Applied> {
+        if self.respond_async {
+            // Nobody waits then.
+            return Some(Applied(HeaderValue::from_static("respond-async")));
+        }
         let seconds = self.wait.as_secs();
         let text = (seconds > 0).then(|| format!("wait={seconds}"))?;
         HeaderValue::try_from(text).ok().map(Applied)
@@ -166,6 +174,7 @@ mod tests {
             parsed.applied().map(|applied| applied.0)
         };
         assert_eq!(said(&["wait=99"]).unwrap(), "wait=60");
-        assert!(said(&["respond-async"]).is_none());
+        assert_eq!(said(&["wait=9, Respond-Async"]).unwrap(), "respond-async");
+        assert!(said(&["respond-async=no", "note=\"a, respond-async\""]).is_none());
     }
 }

@@ -1,19 +1,23 @@
 //! `POST /v1/query/{lens}` and `/count`: from a request on a lens to a job, and from its reply to a page.
 
+use actix_web::http::header::CACHE_CONTROL;
 use actix_web::web::{Data, Path};
 use actix_web::{HttpRequest, HttpResponse, post};
 use serde_json::{Map, Value, json};
 
-use super::Front;
 use super::auth::Caller;
 use super::body::Body;
+use super::detached::{Rendering, Shape};
 use super::error::{ApiError, ApiResult, Code};
 use super::job_error::{Audience, job_error};
 use super::prefer::Preferences;
-use super::reply::{self, Rendering, wanted_encoding};
+use super::reply::{self, wanted_encoding};
 use super::request_id::RequestId;
+use super::types::{AcceptedJob, CountAnswer, CountBody, ErrorBody, QueryAnswer, QueryBody};
+use super::{Front, detached};
 use crate::control::catalogue::Lens;
 use crate::control::{Finished, JobError, JobSpec, Reply, ReplyStream};
+use crate::ids::JobId;
 use crate::protocol::Encoding;
 use crate::query::grants;
 use crate::query::lens::{Access, OnRunnerFailure};
@@ -66,15 +70,21 @@ impl Admitted {
 
 /// Queries a lens.
 ///
-/// Answers the rows of one page, or with `Accept: application/x-ndjson` a line per row.
+/// Answers the rows of one page, or with `Accept: application/x-ndjson` a line per row. With `Prefer:
+/// respond-async` it answers 202 at once, and keeps the result for an hour.
 #[utoipa::path(
     tag = "query",
     params(
         ("lens" = String, Path, description = "The lens's name"),
-        ("Prefer" = Option<String>, Header, description = "`wait=N`: instead of a 503, wait up to N (1 to 60) seconds for a runner"),
+        ("Prefer" = Option<String>, Header, description = "`wait=N`: instead of a 503, wait up to N (1 to 60) seconds for a runner. `respond-async`: do not wait, answer 202 and keep the result."),
+        ("Idempotency-Key" = Option<String>, Header, description = "With `respond-async`: the same request under the same key starts nothing new."),
     ),
-    request_body = super::types::QueryBody,
-    responses((status = 200, description = "One page of rows", body = super::types::QueryAnswer)),
+    request_body = QueryBody,
+    responses(
+        (status = 200, description = "One page of rows", body = QueryAnswer),
+        (status = 202, description = "With `Prefer: respond-async`: the job is recorded; `Location` says where to ask for it.", body = AcceptedJob),
+        (status = 409, description = "`conflict`: the Idempotency-Key was used for another request. `job_cancelled`: the job was cancelled while its caller waited.", body = ErrorBody),
+    ),
     security(("secretKey" = []), ("publishableKey" = []))
 )]
 #[post("/v1/query/{lens}")]
@@ -95,6 +105,14 @@ pub(super) async fn query(
     let mut spec = admitted.spec(operation, encoding);
     spec.fields = Some(plan.fields.clone());
     spec.keys.clone_from(&plan.keys);
+    if preferences.respond_async {
+        let rendering = Rendering {
+            lens: admitted.lens.row.name.clone(),
+            encoding,
+            shape: Shape::Page(Box::new(plan)),
+        };
+        return detached::submit(&request, &front, spec, &rendering, &body.0).await;
+    }
     spec.wait = preferences.wait;
     let reply = front.gateway.dispatch(spec);
     let job_id = reply.job_id().to_string();
@@ -103,7 +121,7 @@ pub(super) async fn query(
         Box::new(move |finished: &Finished| Ok(page_meta(&front, &plan, lens, finished, &job_id)));
     reply::respond(
         reply,
-        Rendering {
+        reply::Rendering {
             encoding,
             audience,
             request_id,
@@ -118,10 +136,15 @@ pub(super) async fn query(
     tag = "query",
     params(
         ("lens" = String, Path, description = "The lens's name"),
-        ("Prefer" = Option<String>, Header, description = "`wait=N`: instead of a 503, wait up to N (1 to 60) seconds for a runner"),
+        ("Prefer" = Option<String>, Header, description = "`wait=N`: instead of a 503, wait up to N (1 to 60) seconds for a runner. `respond-async`: do not wait, answer 202 and keep the result."),
+        ("Idempotency-Key" = Option<String>, Header, description = "With `respond-async`: the same request under the same key starts nothing new."),
     ),
-    request_body = super::types::CountBody,
-    responses((status = 200, description = "The exact number of rows", body = super::types::CountAnswer)),
+    request_body = CountBody,
+    responses(
+        (status = 200, description = "The exact number of rows", body = CountAnswer),
+        (status = 202, description = "With `Prefer: respond-async`: the job is recorded; `Location` says where to ask for it.", body = AcceptedJob),
+        (status = 409, description = "`conflict`: the Idempotency-Key was used for another request. `job_cancelled`: the job was cancelled while its caller waited.", body = ErrorBody),
+    ),
     security(("secretKey" = []), ("publishableKey" = []))
 )]
 #[post("/v1/query/{lens}/count")]
@@ -138,27 +161,48 @@ pub(super) async fn count(
     let asked = CountRequest::parse(&body.0, &admitted.lens.definition)?;
     let operation = admitted.planner(&front).count(asked).operation;
     let mut spec = admitted.spec(operation, Encoding::Json);
+    let (lens, audience) = (admitted.lens.row.name.clone(), admitted.audience());
+    if preferences.respond_async {
+        let rendering = Rendering {
+            lens,
+            encoding,
+            shape: Shape::Count,
+        };
+        return detached::submit(&request, &front, spec, &rendering, &body.0).await;
+    }
     spec.wait = preferences.wait;
     let reply = front.gateway.dispatch(spec);
     let job_id = reply.job_id();
-    let finished = finish(reply, admitted.audience()).await?;
+    let finished = finish(reply, audience).await?;
+    counted(lens, encoding, &finished, job_id, audience)
+}
+
+/// The answer to a count.
+pub(super) fn counted(
+    lens: String,
+    encoding: Encoding,
+    finished: &Finished,
+    job_id: JobId,
+    audience: Audience,
+) -> ApiResult<HttpResponse> {
     let Some(total) = finished.total else {
         // A runner that somebody else wrote: it said it was done and never said how many.
         let error = JobError::Source(crate::bridge::BridgeError::QueryFailed(
             "the runner sent no count".to_owned(),
         ));
-        return Err(job_error(&error, job_id, admitted.audience()));
+        return Err(job_error(&error, job_id, audience));
     };
     let mut response = HttpResponse::Ok();
-    response.insert_header(("x-semilayer-job-id", job_id.to_string()));
+    response.insert_header((reply::JOB_ID, job_id.to_string()));
+    response.insert_header((CACHE_CONTROL, "no-store"));
     if encoding == Encoding::Ndjson {
         return Ok(response
             .content_type("application/x-ndjson")
             .body(format!("{}\n", json!({"count": total}))));
     }
     let mut meta = Map::new();
-    meta.insert("lens".to_owned(), admitted.lens.row.name.clone().into());
-    meta.extend(reply::common_meta(&finished, &job_id.to_string()));
+    meta.insert("lens".to_owned(), lens.into());
+    meta.extend(reply::common_meta(finished, &job_id.to_string()));
     Ok(response.json(json!({"count": total, "meta": meta})))
 }
 
@@ -199,7 +243,8 @@ fn admit(front: &Front, caller: Caller, name: &str) -> ApiResult<Admitted> {
     })
 }
 
-fn page_meta(
+/// What stands under `meta` of a page.
+pub(super) fn page_meta(
     front: &Front,
     plan: &Plan,
     lens: String,

@@ -8,7 +8,7 @@ use std::collections::VecDeque;
 
 use actix_web::HttpResponse;
 use actix_web::http::header::{self, HeaderValue};
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use futures_util::stream;
 use serde_json::{Map, Value, json};
 
@@ -17,6 +17,9 @@ use super::job_error::{Audience, job_error};
 use super::request_id::RequestId;
 use crate::control::{Finished, JobError, Reply, ReplyStream};
 use crate::protocol::Encoding;
+
+/// The header that names the job of an answer.
+pub(super) const JOB_ID: &str = "x-semilayer-job-id";
 
 /// How many payload bytes are held back before the status line goes out.
 pub(super) const HOLD_BACK: usize = 1024 * 1024;
@@ -99,7 +102,7 @@ fn head(encoding: Encoding, job_id: &str) -> HttpResponse {
     let mut response = HttpResponse::Ok();
     response.insert_header((header::CONTENT_TYPE, HeaderValue::from_static(content_type)));
     response.insert_header((header::CACHE_CONTROL, HeaderValue::from_static("no-store")));
-    response.insert_header(("x-semilayer-job-id", job_id));
+    response.insert_header((JOB_ID, job_id));
     response.finish()
 }
 
@@ -111,15 +114,25 @@ fn whole(
     job_id: String,
 ) -> Result<HttpResponse, ApiError> {
     let meta = (rendering.meta)(finished)?;
-    let mut body = BytesMut::with_capacity(held.iter().map(Bytes::len).sum::<usize>() + 512);
-    let mut joiner = Joiner::new(rendering.encoding);
-    for payload in held {
-        for piece in joiner.rows(payload) {
-            body.extend_from_slice(&piece);
-        }
+    Ok(page(rendering.encoding, held, finished, meta, &job_id))
+}
+
+/// A page of rows that are all here.
+pub(super) fn page(
+    encoding: Encoding,
+    rows: impl IntoIterator<Item = Bytes>,
+    finished: &Finished,
+    meta: Map<String, Value>,
+    job_id: &str,
+) -> HttpResponse {
+    let mut joiner = Joiner::new(encoding);
+    let mut pieces: Vec<Bytes> = Vec::new();
+    for payload in rows {
+        pieces.extend(joiner.rows(payload));
     }
-    body.extend_from_slice(&joiner.end(finished, meta));
-    Ok(head(rendering.encoding, &job_id).set_body(actix_web::body::BoxBody::new(body.freeze())))
+    pieces.push(joiner.end(finished, meta));
+    let body = pieces.concat();
+    head(encoding, job_id).set_body(actix_web::body::BoxBody::new(body))
 }
 
 /// Where a streamed response stands.

@@ -496,6 +496,10 @@ impl Dispatcher {
     }
 
     fn refuse(&self, job: &Arc<Job>, attempt: u32, error: JobError) {
+        if job.detached.is_some() {
+            // It is recorded, and whoever reads its reply decides what becomes of it.
+            return job.reply.end(Err(error));
+        }
         let record = RecordUnplaced {
             job: job.clone(),
             attempt,

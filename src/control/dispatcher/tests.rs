@@ -648,3 +648,38 @@ async fn what_has_no_room_here_waits_like_any_other() {
         Err(JobError::RunnersBusy { .. })
     ));
 }
+
+#[actix::test]
+async fn a_detached_job_goes_on_at_its_own_attempt_and_is_recorded_by_nobody_here() {
+    let nobody = Unplaceable::Offline {
+        reason: "offline".into(),
+    };
+    let rig = Rig::new(vec![None, Some(nobody)]).await;
+    let held = crate::control::job::Held {
+        holder: rig.world.gateway,
+        attempt: 3,
+    };
+    let (job, mut reply) = rig.world.detached_job(Duration::from_secs(5), held);
+    rig.dispatcher
+        .send(Dispatch {
+            job: job.clone(),
+            attempt: 3,
+        })
+        .await
+        .unwrap();
+    rig.placed(1).await;
+    assert_eq!(rig.places.take()[0].attempt, 3);
+    let declined = JobReturned {
+        job_id: job.id,
+        session_id: rig.session,
+        attempt: 3,
+        why: Return::Draining,
+    };
+    rig.dispatcher.send(declined).await.unwrap();
+    assert!(matches!(
+        end(&mut reply).await,
+        Err(JobError::NoRunnersOnline { .. })
+    ));
+    assert_eq!(rig.dispatcher.send(LiveJobCount).await.unwrap(), 0);
+    assert_eq!(rig.unplaced.len(), 0);
+}

@@ -6,12 +6,31 @@ use tokio::sync::oneshot;
 
 use super::entries;
 use crate::clock::Clock;
+use crate::domain::job::JobStatus;
 use crate::ids::{GatewayId, JobId};
-use crate::storage::{Store, StoreError, SyncClaim};
+use crate::storage::{Mark, Store, StoreError, SyncClaim};
 
-/// One claim and whoever waits for it.
+/// What has to be written before a job may be sent.
+#[derive(Debug, Clone)]
+pub(super) enum Entry {
+    /// Of one whose caller waits: everything.
+    Claim(SyncClaim),
+    /// Of a detached one, which is claimed already: the mark.
+    Mark(Mark),
+}
+
+impl Entry {
+    fn id(&self) -> JobId {
+        match self {
+            Self::Claim(claim) => claim.job.id,
+            Self::Mark(mark) => mark.id,
+        }
+    }
+}
+
+/// One entry and whoever waits for it.
 pub(super) struct Claim {
-    pub(super) claim: SyncClaim,
+    pub(super) entry: Entry,
     pub(super) answer: oneshot::Sender<Result<bool, StoreError>>,
 }
 
@@ -24,16 +43,20 @@ impl Claim {
 
 /// Writes a batch and answers each of its claims.
 ///
+/// Claims and marks are transactions of their own: what becomes of the one says nothing about the other.
 /// One entry that the store refuses must not stall the others: a refused batch is halved until the
 /// culprit is alone.
 pub(super) async fn commit(store: Store, clock: Clock, batch: Vec<Claim>) {
-    let mut batches = vec![batch];
+    let (claims, marks): (Vec<_>, Vec<_>) = batch
+        .into_iter()
+        .partition(|claim| matches!(claim.entry, Entry::Claim(_)));
+    let mut batches = vec![marks, claims];
     while let Some(mut batch) = batches.pop() {
-        let claims: Vec<_> = batch.iter().map(|claim| claim.claim.clone()).collect();
-        match write(&store, &clock, claims).await {
+        let entries: Vec<_> = batch.iter().map(|claim| claim.entry.clone()).collect();
+        match write(&store, &clock, entries).await {
             Ok(won) => {
-                for Claim { claim, answer } in batch {
-                    let _ = answer.send(Ok(won.contains(&claim.job.id)));
+                for Claim { entry, answer } in batch {
+                    let _ = answer.send(Ok(won.contains(&entry.id())));
                 }
             }
             Err(error) if error.is_connection() || batch.len() == 1 => {
@@ -55,49 +78,62 @@ pub(super) async fn commit(store: Store, clock: Clock, batch: Vec<Claim>) {
     }
 }
 
-/// Writes once; after an uncertain commit asks the store who holds the jobs, and nothing is sent before
-/// that answer.
+/// Writes once; after an uncertain commit asks the store how the jobs stand, and nothing is sent before
+/// that answer. The entries are of one kind.
 async fn write(
     store: &Store,
     clock: &Clock,
-    claims: Vec<SyncClaim>,
+    entries: Vec<Entry>,
 ) -> Result<HashSet<JobId>, StoreError> {
-    match store.job_claim_sync(claims.clone(), clock.now()).await {
+    let (mut claims, mut marks) = (Vec::new(), Vec::new());
+    for entry in entries {
+        match entry {
+            Entry::Claim(claim) => claims.push(claim),
+            Entry::Mark(mark) => marks.push(mark),
+        }
+    }
+    let wanted: HashMap<JobId, (i32, GatewayId)> = (claims.iter())
+        .map(|claim| (claim.job.id, (claim.job.attempt, claim.holder)))
+        .chain(
+            marks
+                .iter()
+                .map(|mark| (mark.id, (mark.attempt, mark.holder))),
+        )
+        .collect();
+    let write = async || {
+        if marks.is_empty() {
+            store.job_claim_sync(claims.clone(), clock.now()).await
+        } else {
+            store.job_mark(marks.clone()).await
+        }
+    };
+    match write().await {
         Ok(won) => Ok(won.into_iter().collect()),
         Err(StoreError::Uncertain(cause)) => {
-            log::warn!(error:% = cause; "a commit of {} claims has no known end, reading them back", claims.len());
-            read_back(store, clock, claims).await
+            log::warn!(error:% = cause; "a commit of {} claims has no known end, reading them back", wanted.len());
+            let again = write().await?;
+            read_back(store, wanted, again).await
         }
         Err(error) => Err(error),
     }
 }
 
-/// Repeats the claims, which wins what was not committed, and looks up what was. Reading back locks the
+/// Looks up what was committed and not heard of; what was not, the repetition has won. Reading back locks the
 /// rows, so a backend that is still busy with the lost commit is waited out.
 async fn read_back(
     store: &Store,
-    clock: &Clock,
-    claims: Vec<SyncClaim>,
+    wanted: HashMap<JobId, (i32, GatewayId)>,
+    again: Vec<JobId>,
 ) -> Result<HashSet<JobId>, StoreError> {
-    let wanted: HashMap<JobId, (i32, GatewayId)> = claims
-        .iter()
-        .map(|claim| (claim.job.id, (claim.job.attempt, claim.holder)))
-        .collect();
-    let mut won: HashSet<JobId> = store
-        .job_claim_sync(claims, clock.now())
-        .await?
-        .into_iter()
-        .collect();
+    let mut won: HashSet<JobId> = again.into_iter().collect();
     let held = store
         .job_read_back(wanted.keys().copied().collect())
         .await?;
-    won.extend(
-        held.into_iter()
-            .filter(|job| {
-                let held = job.claimed_by.map(|holder| (job.attempt, holder));
-                held.as_ref() == wanted.get(&job.id)
-            })
-            .map(|job| job.id),
-    );
+    let ours = held.into_iter().filter(|job| {
+        let held = job.claimed_by.map(|holder| (job.attempt, holder));
+        // A detached job is claimed before it is marked, and only the mark lets it go out.
+        job.status == JobStatus::Dispatched && held.as_ref() == wanted.get(&job.id)
+    });
+    won.extend(ours.map(|job| job.id));
     Ok(won)
 }

@@ -6,10 +6,11 @@ use crate::clock::UtcTime;
 use crate::control::error::JobError;
 use crate::control::job::Job;
 use crate::control::ledger::Executor;
+use crate::control::ledger::claims::Entry;
 use crate::control::reply::Finished;
 use crate::domain::job::JobStatus;
-use crate::ids::GatewayId;
-use crate::storage::{Finish, NewJob, Placement, StoreError, SyncClaim};
+use crate::ids::{GatewayId, JobId};
+use crate::storage::{Finish, Mark, NewJob, Placement, StoreError, SyncClaim};
 
 /// The longest error message that a record keeps, in characters.
 const MAX_MESSAGE: usize = 2000;
@@ -33,12 +34,14 @@ pub(super) fn new_job(job: &Job, number: u32) -> NewJob {
     }
 }
 
-pub(super) fn sync_claim(
+/// What has to be written before the attempt may be sent.
+pub(super) fn claim(
     job: &Job,
     number: u32,
     holder: GatewayId,
     executor: Executor,
-) -> SyncClaim {
+    now: UtcTime,
+) -> Entry {
     let placement = match executor {
         Executor::Session {
             session_id,
@@ -49,10 +52,19 @@ pub(super) fn sync_claim(
         }),
         Executor::Inline => None,
     };
-    SyncClaim {
-        job: new_job(job, number),
-        holder,
-        placement,
+    match job.detached {
+        None => Entry::Claim(SyncClaim {
+            job: new_job(job, number),
+            holder,
+            placement,
+        }),
+        Some(held) => Entry::Mark(Mark {
+            id: job.id,
+            attempt: attempt(number),
+            holder: held.holder,
+            placement,
+            dispatched_at: now,
+        }),
     }
 }
 
@@ -64,17 +76,45 @@ pub(super) fn finish(
     result: &Result<Finished, JobError>,
     at: UtcTime,
 ) -> Finish {
+    let held = Claimed {
+        id: job.id,
+        attempt: attempt(number),
+        holder,
+        created_at: job.created_at,
+    };
+    ended(held, rows, result, at)
+}
+
+/// A claim, as far as the record of its end needs it.
+#[derive(Debug, Clone, Copy)]
+pub(in crate::control) struct Claimed {
+    pub(in crate::control) id: JobId,
+    pub(in crate::control) attempt: i32,
+    pub(in crate::control) holder: GatewayId,
+    /// When the job was accepted.
+    pub(in crate::control) created_at: UtcTime,
+}
+
+/// How a job ended, as it is recorded.
+pub(in crate::control) fn ended(
+    claimed: Claimed,
+    rows: u64,
+    result: &Result<Finished, JobError>,
+    at: UtcTime,
+) -> Finish {
     let (status, error) = match result {
         Ok(_) => (JobStatus::Completed, None),
         Err(error @ JobError::Cancelled) => (JobStatus::Cancelled, Some(error)),
         Err(error @ JobError::Timeout) => (JobStatus::Expired, Some(error)),
         Err(error) => (JobStatus::Failed, Some(error)),
     };
-    let took = (at.get() - job.created_at.get()).num_milliseconds().max(0);
+    let took = (at.get() - claimed.created_at.get())
+        .num_milliseconds()
+        .max(0);
     Finish {
-        id: job.id,
-        attempt: attempt(number),
-        holder,
+        id: claimed.id,
+        attempt: claimed.attempt,
+        holder: claimed.holder,
         status,
         finished_at: at,
         error_code: error.map(|e| e.code().to_owned()),

@@ -17,6 +17,7 @@ use actix::prelude::*;
 use tokio::sync::oneshot;
 
 use self::claims::Claim;
+pub(super) use self::entries::{Claimed, ended};
 use self::lane::Lane;
 use self::marks::Mark;
 use super::error::JobError;
@@ -47,8 +48,8 @@ pub enum Executor {
     Inline,
 }
 
-/// Record this job, claim it and mark it as dispatched, in one transaction; answers whether it was won.
-/// Sent by sessions and by the inline executor; nothing leaves before the answer.
+/// Record this job, claim it and mark it as dispatched, in one transaction; a detached one, which is recorded
+/// and claimed, is only marked. Answers whether it was won. Sent by sessions and by the inline executor; nothing leaves before the answer.
 #[derive(Message)]
 #[rtype(result = "Result<bool, StoreError>")]
 pub struct ClaimJob {
@@ -94,9 +95,10 @@ pub struct RequeueJob {
     pub holder: GatewayId,
 }
 
-/// A job was handed to a peer that was lost before anything came of it: make it pending for a next attempt,
-/// unless the peer had begun it and it may not be tried again; answers whether it is. From then on the peer can
-/// not begin the earlier attempt. Sent by the links with peers.
+/// A job was lost with the peer that it was handed to: make it pending for a next attempt. Sent by links.
+///
+/// Answers whether it is: not if the peer had begun it and it may not be tried again. From then on the peer
+/// cannot begin the earlier attempt.
 #[derive(Message)]
 #[rtype(result = "Result<bool, StoreError>")]
 pub struct SupersedeJob {
@@ -257,8 +259,9 @@ impl Handler<ClaimJob> for JobLedger {
         ctx: &mut Self::Context,
     ) -> Self::Result {
         let (answer, claimed) = oneshot::channel();
-        let claim = entries::sync_claim(&job, attempt, holder, executor);
-        self.claim(Claim { claim, answer }, ctx);
+        let now = self.clock.now();
+        let entry = entries::claim(&job, attempt, holder, executor, now);
+        self.claim(Claim { entry, answer }, ctx);
         Box::pin(async move { claimed.await.unwrap_or_else(|_| Err(entries::dropped())) })
     }
 }

@@ -103,7 +103,7 @@ impl Forward {
         let mut frames = Frames::default();
         loop {
             loop {
-                match frames.next() {
+                match frames.next_frame() {
                     Ok(Some(frame)) => {
                         if let Some(outcome) = self.pass_on(frame, pace).await {
                             return outcome;

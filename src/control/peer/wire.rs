@@ -175,7 +175,7 @@ impl Frames {
     /// # Errors
     ///
     /// When what came is not a frame; nothing that comes after it can be read.
-    pub fn next(&mut self) -> Result<Option<PeerFrame>, BadFrame> {
+    pub fn next_frame(&mut self) -> Result<Option<PeerFrame>, BadFrame> {
         let Some((head, _)) = self.buffer.split_at_checked(HEADER) else {
             return Ok(None);
         };
@@ -242,8 +242,8 @@ impl From<JobError> for WireError {
             JobError::Cancelled => Self::Cancelled,
             JobError::ResultOverflow(message) => Self::ResultOverflow { message },
             JobError::StoreUnavailable => Self::StoreUnavailable,
-            // A return travels as a frame of its own.
-            JobError::Internal | JobError::Returned(_) => Self::Internal,
+            // A return travels as a frame of its own; who lost a claim has nothing to say.
+            JobError::Internal | JobError::Returned(_) | JobError::ClaimLost => Self::Internal,
         }
     }
 }
@@ -326,7 +326,7 @@ mod tests {
         let (mut frames, mut found) = (Frames::default(), Vec::new());
         for piece in bytes.chunks(piece) {
             frames.push(piece);
-            while let Some(frame) = frames.next().unwrap() {
+            while let Some(frame) = frames.next_frame().unwrap() {
                 found.push(frame);
             }
         }
@@ -459,7 +459,7 @@ mod tests {
         ] {
             let mut frames = Frames::default();
             frames.push(&bytes);
-            assert_eq!(frames.next().unwrap_err(), error, "{bytes:?}");
+            assert_eq!(frames.next_frame().unwrap_err(), error, "{bytes:?}");
         }
     }
 
@@ -468,7 +468,7 @@ mod tests {
         fn no_bytes_make_the_reader_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
             let mut frames = Frames::default();
             frames.push(&bytes);
-            while let Ok(Some(_)) = frames.next() {}
+            while let Ok(Some(_)) = frames.next_frame() {}
         }
     }
 }

@@ -25,8 +25,8 @@ use super::job::Job;
 use super::registrar::SessionStands;
 use super::session::{CancelExecution, Execute, LoadGauge};
 use super::vital::Vital;
-use crate::domain::picking::CandidateSession;
-use crate::ids::{GatewayId, InstanceId, RunnerId, SessionId};
+use crate::domain::picking::{CandidateSession, NoCandidate};
+use crate::ids::{GatewayId, InstanceId, RunnerId, SessionId, SourceId};
 use crate::storage::SessionState;
 
 /// A session as the picker knows it.
@@ -157,6 +157,25 @@ pub enum Unplaceable {
     Declined(Return),
 }
 
+/// How do things look here for jobs of these sources, one after the other? Sent by whoever takes pending jobs.
+#[derive(Message, Debug, Clone)]
+#[rtype(result = "Vec<Outlook>")]
+pub struct Outlooks {
+    /// The sources.
+    pub sources: Vec<SourceId>,
+}
+
+/// How things look for jobs of one source.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Outlook {
+    /// So many of them could be handed to sessions of this gateway.
+    Room(u32),
+    /// Only other gateways have somebody.
+    Elsewhere,
+    /// Not one could be handed to anybody.
+    Nobody(Unplaceable),
+}
+
 /// What is connected at this moment, by runner.
 #[derive(Message, Debug, Clone, Copy)]
 #[rtype(result = "HashMap<RunnerId, RunnerLive>")]
@@ -175,6 +194,19 @@ pub struct RunnerLive {
     pub active_jobs: u32,
     /// The version of one of its processes.
     pub version: Option<String>,
+}
+
+impl From<NoCandidate> for Unplaceable {
+    fn from(nobody: NoCandidate) -> Self {
+        let reason = nobody.to_string();
+        if nobody.is_busy() {
+            Self::Busy
+        } else if nobody.is_moving() {
+            Self::Moving { reason }
+        } else {
+            Self::Offline { reason }
+        }
+    }
 }
 
 struct Entry {
@@ -311,6 +343,14 @@ impl Handler<Place> for Picker {
 
     fn handle(&mut self, place: Place, _: &mut Self::Context) -> Self::Result {
         self.place(place)
+    }
+}
+
+impl Handler<Outlooks> for Picker {
+    type Result = Vec<Outlook>;
+
+    fn handle(&mut self, Outlooks { sources }: Outlooks, _: &mut Self::Context) -> Self::Result {
+        sources.into_iter().map(|id| self.outlook(id)).collect()
     }
 }
 

@@ -5,13 +5,13 @@ use std::sync::Arc;
 use actix::prelude::*;
 use tokio::time::Instant;
 
-use super::{Entry, Picker, Place, Placement, Registration, Unplaceable};
+use super::{Entry, Outlook, Picker, Place, Placement, Registration, Unplaceable};
 use crate::control::catalogue::{Catalogue, KnownSession};
 use crate::control::dispatcher::Return;
 use crate::control::job::Job;
 use crate::control::session::{CancelExecution, Execute};
 use crate::domain::picking::{self, Candidate, JobNeeds};
-use crate::ids::SessionId;
+use crate::ids::{RunnerId, SessionId, SourceId};
 use crate::storage::Runner;
 
 impl Picker {
@@ -20,37 +20,46 @@ impl Picker {
         session.gateway_id == self.cx.identity.current() || self.sessions.contains_key(&session.id)
     }
 
-    /// Chooses a session, or says why there is none.
+    /// Chooses a session, or says why there is none. A detached job is executed by the gateway that claimed it.
     fn choose(&self, job: &Job, declined: &[SessionId]) -> Result<SessionId, Unplaceable> {
         let catalogue = self.cx.catalogue.current();
-        let source = catalogue.source(job.spec.source_id);
-        let needs = JobNeeds {
-            bridge: source.map_or("", |source| source.bridge.as_str()),
-            declined,
-        };
-        let candidates = self.candidates(job, &catalogue);
-        if self.cx.prefer_local {
+        let (source, only) = (job.spec.source_id, job.spec.only_runner);
+        let needs = needs(&catalogue, source, declined);
+        let candidates = self.candidates(source, only, &catalogue);
+        let here_only = job.detached.is_some();
+        if here_only || self.cx.prefer_local {
             let local = self.candidates_here(&candidates);
-            if let Ok(session) = picking::choose(&needs, &local, &mut rand::rng()) {
-                return Ok(session);
+            let chosen = picking::choose(&needs, &local, &mut rand::rng());
+            if here_only || chosen.is_ok() {
+                return chosen.map_err(Unplaceable::from);
             }
         }
-        picking::choose(&needs, &candidates, &mut rand::rng()).map_err(|nobody| {
-            let reason = nobody.to_string();
-            if nobody.is_busy() {
-                Unplaceable::Busy
-            } else if nobody.is_moving() {
-                Unplaceable::Moving { reason }
-            } else {
-                Unplaceable::Offline { reason }
-            }
-        })
+        picking::choose(&needs, &candidates, &mut rand::rng()).map_err(Unplaceable::from)
     }
 
-    fn candidates<'a>(&'a self, job: &Job, catalogue: &'a Catalogue) -> Vec<Candidate<'a>> {
-        let assigned = catalogue.runners_of(job.spec.source_id).iter().copied();
+    /// How things look for jobs of a source.
+    pub(super) fn outlook(&self, source: SourceId) -> Outlook {
+        let catalogue = self.cx.catalogue.current();
+        let candidates = self.candidates(source, None, &catalogue);
+        let needs = needs(&catalogue, source, &[]);
+        if let Ok(room) = picking::room(&needs, &self.candidates_here(&candidates)) {
+            return Outlook::Room(room);
+        }
+        match picking::room(&needs, &candidates) {
+            Ok(_) => Outlook::Elsewhere,
+            Err(nobody) => Outlook::Nobody(nobody.into()),
+        }
+    }
+
+    fn candidates<'a>(
+        &'a self,
+        source: SourceId,
+        only: Option<RunnerId>,
+        catalogue: &'a Catalogue,
+    ) -> Vec<Candidate<'a>> {
+        let assigned = catalogue.runners_of(source).iter().copied();
         assigned
-            .filter(|runner| job.spec.only_runner.is_none_or(|only| only == *runner))
+            .filter(|runner| only.is_none_or(|only| only == *runner))
             .filter_map(|runner| catalogue.runner(runner))
             .map(|runner| self.candidate(runner, catalogue))
             .collect()
@@ -184,5 +193,19 @@ impl Picker {
                 declined(Return::NotHere)
             }
         }
+    }
+}
+
+/// What a job of that source asks of who takes it.
+fn needs<'a>(
+    catalogue: &'a Catalogue,
+    source: SourceId,
+    declined: &'a [SessionId],
+) -> JobNeeds<'a> {
+    JobNeeds {
+        bridge: catalogue
+            .source(source)
+            .map_or("", |source| source.bridge.as_str()),
+        declined,
     }
 }

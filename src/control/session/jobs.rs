@@ -93,7 +93,7 @@ impl RunnerSession {
                 self.settle_unclaimed(id, JobError::StoreUnavailable);
             }
             // Settled elsewhere in the meantime: whoever did so has told the caller.
-            Ok(false) => self.settle_unclaimed(id, JobError::Cancelled),
+            Ok(false) => self.settle_unclaimed(id, JobError::ClaimLost),
             Ok(true) => match attempt.cancelled {
                 Some(cause) => self.settle(id, Err(cause.into())),
                 None if self.phase != Phase::Ready => self.return_claimed(id, Return::Gone),
@@ -235,6 +235,15 @@ impl RunnerSession {
     /// Gives a claimed job back: first in the store, for a next attempt, and then to the dispatcher. Beside the
     /// session, which may end meanwhile.
     fn return_claimed(&mut self, id: AttemptId, why: Return) {
+        let detached = self
+            .attempts
+            .get(id)
+            .is_some_and(|a| a.job.detached.is_some());
+        if detached {
+            // Whoever reads its reply gives it back, or ends it.
+            let runner = self.runner_id();
+            return self.settle(id, Err(JobError::lost(runner, Delivery::NotDelivered)));
+        }
         let Some(attempt) = self.attempts.end(id) else {
             return;
         };
@@ -381,9 +390,13 @@ impl SessionLinks {
     ) {
         let how = result.as_ref().map_or_else(JobError::code, |_| "completed");
         log::debug!(job_id:% = job.id, attempt, rows, how; "job {} ended: {how}", job.id);
-        let finish = FinishJob::new(job, holder, attempt, rows, &result, at);
+        // The end of a detached job is written down by whoever reads its reply, with the result.
+        let finish = (job.detached.is_none())
+            .then(|| FinishJob::new(job, holder, attempt, rows, &result, at));
         job.reply.end(result);
-        self.finish.do_send(finish);
+        if let Some(finish) = finish {
+            self.finish.do_send(finish);
+        }
         self.settled.do_send(JobSettled { job_id: job.id });
     }
 }

@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::control::error::{Delivery, JobError};
+use crate::control::job::Held;
 use crate::control::reply::{Reply, ReplyStream};
 use crate::control::testing::{Heard, World, eventually, probe};
 use crate::domain::sealing::Sealer;
@@ -31,7 +32,8 @@ struct Rig {
     removed: Heard<RemoveSession>,
     own_id: GatewayIdentity,
     presences: Heard<SessionPresence>,
-    written: WrittenGauge,
+    /// Whether the socket writes nothing of what it is handed.
+    frozen: Arc<AtomicBool>,
     shutdown: Shutdown,
     cut: Arc<AtomicBool>,
 }
@@ -72,7 +74,13 @@ impl Rig {
         let (remove, removed) = probe::<RemoveSession, _>(|_| ());
         let own_id = GatewayIdentity::new(world.gateway);
         let (presence, presences) = probe::<SessionPresence, _>(|_| ());
-        let (commands, to_runner) = probe::<SocketCommand, _>(|_| ());
+        let (written, frozen) = (WrittenGauge::default(), Arc::new(AtomicBool::new(false)));
+        let (gauge, stuck) = (written.clone(), frozen.clone());
+        let (commands, to_runner) = probe::<SocketCommand, _>(move |command| {
+            if matches!(command, SocketCommand::Send(_)) && !stuck.load(Ordering::Acquire) {
+                gauge.advance();
+            }
+        });
         let cut = Arc::new(AtomicBool::new(false));
         let shutdown = Shutdown::default();
         let cx = SessionContext {
@@ -105,11 +113,10 @@ impl Rig {
             remote_addr: None,
         };
         let flag = cut.clone();
-        let written = WrittenGauge::default();
         let socket = SocketLink {
             commands,
             queued: ByteGauge::default(),
-            written: written.clone(),
+            written,
             received: ByteGauge::default(),
             cut: Box::new(move || flag.store(true, Ordering::Release)),
         };
@@ -129,7 +136,7 @@ impl Rig {
             removed,
             own_id,
             presences,
-            written,
+            frozen,
             shutdown,
             cut,
         }
@@ -856,10 +863,9 @@ async fn a_job_that_the_store_does_not_give_back_fails() {
 async fn a_frame_that_a_frozen_socket_never_wrote_is_given_back() {
     let rig = Rig::new().await;
     rig.hello(2, 8).await;
-    // The socket has written the hello-ack and the first job, and then its peer stopped reading.
     let (_, mut written, _) = rig.execute().await;
-    rig.written.advance();
-    rig.written.advance();
+    // Its peer stops reading.
+    rig.frozen.store(true, Ordering::Release);
     let (unwritten, _reply, _) = rig.execute().await;
     for _ in 0..60 {
         tokio::time::sleep(Duration::from_secs(1)).await;
@@ -967,4 +973,69 @@ async fn a_runner_that_can_move_is_not_the_drainers_business() {
         &rig.presences.take()[..],
         [SessionPresence::Here { release: None, .. }]
     ));
+}
+
+#[actix::test]
+async fn of_a_detached_job_nothing_is_written_down_here_but_its_claim() {
+    let rig = Rig::new().await;
+    rig.hello(2, 8).await;
+    let held = Held {
+        holder: rig.world.gateway,
+        attempt: 2,
+    };
+    let execute = async || {
+        let (job, reply) = rig.world.detached_job(Duration::from_secs(30), held);
+        let execute = Execute {
+            job,
+            attempt: 2,
+            session_id: None,
+        };
+        rig.session.send(execute).await.unwrap();
+        let frame = rig.frame("job").await;
+        (reply, frame["id"].clone())
+    };
+    // It ends well, it is refused, it is lost: whoever reads its reply is told, and decides.
+    let (mut reply, id) = execute().await;
+    rig.says(json!({"type": "done", "id": id, "meta": {"count": 0}}))
+        .await;
+    assert!(end(&mut reply).await.is_ok());
+    let (mut reply, id) = execute().await;
+    rig.says(json!({"type": "refused", "id": id, "reason": "busy"}))
+        .await;
+    let refused = end(&mut reply).await.unwrap_err();
+    assert!(matches!(
+        refused,
+        JobError::RunnerFailed {
+            delivery: Delivery::NotDelivered,
+            ..
+        }
+    ));
+    let (mut reply, _) = execute().await;
+    rig.session.send(SocketClosed).await.unwrap();
+    assert!(matches!(
+        end(&mut reply).await,
+        Err(JobError::RunnerFailed { .. })
+    ));
+    eventually("all are over", || rig.settled.len() == 3).await;
+    assert_eq!((rig.claims.len(), rig.finishes.len()), (3, 0));
+    assert_eq!((rig.requeues.len(), rig.returned.len()), (0, 0));
+}
+
+#[actix::test]
+async fn a_detached_job_whose_claim_is_gone_is_not_sent() {
+    let rig = Rig::with_claims(|_| Ok(false)).await;
+    rig.hello(2, 8).await;
+    let held = Held {
+        holder: rig.world.gateway,
+        attempt: 1,
+    };
+    let (job, mut reply) = rig.world.detached_job(Duration::from_secs(30), held);
+    let execute = Execute {
+        job,
+        attempt: 1,
+        session_id: None,
+    };
+    rig.session.send(execute).await.unwrap();
+    assert_eq!(end(&mut reply).await.unwrap_err(), JobError::ClaimLost);
+    assert!(rig.frames().iter().all(|frame| frame["type"] != "job"));
 }

@@ -8,6 +8,7 @@
 
 mod keyset;
 
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
 use self::keyset::Key;
@@ -36,7 +37,7 @@ pub struct Planner<'a> {
 }
 
 /// One page to be fetched.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Plan {
     /// What the source is asked.
     pub operation: Operation,

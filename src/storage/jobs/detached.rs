@@ -13,7 +13,7 @@ use super::Job;
 use super::steps::Placement;
 use crate::clock::UtcTime;
 use crate::domain::job::JobStatus;
-use crate::ids::{GatewayId, JobId, OrganisationId};
+use crate::ids::{GatewayId, JobId, OrganisationId, SourceId};
 
 /// A claimed job that is about to be sent.
 #[derive(Debug, Clone, Serialize)]
@@ -41,6 +41,7 @@ pub struct Release {
 #[derive(Serialize)]
 struct Taking {
     gateway: GatewayId,
+    source: SourceId,
     #[serde(serialize_with = "serialize_stamp")]
     now: UtcTime,
     batch: u32,
@@ -49,19 +50,20 @@ struct Taking {
 /// Those with the nearest deadline first, which is also the index of the unfinished. Several gateways take
 /// at once, and each leaves alone what another one has its hands on.
 const TAKE: Texts = Texts {
-    postgres: "WITH p AS (SELECT * FROM json_to_record($batch::json) AS t (gateway text, now timestamp, batch integer)), \
+    postgres: "WITH p AS (SELECT * FROM json_to_record($batch::json) AS t \
+               (gateway text, source text, now timestamp, batch integer)), \
                next AS (SELECT j.id FROM runner_jobs j WHERE j.finished_at IS NULL AND j.status = 'pending' \
-               AND j.detached AND j.deadline_at > (SELECT now FROM p) \
+               AND j.detached AND j.source_id = (SELECT source FROM p) AND j.deadline_at > (SELECT now FROM p) \
                ORDER BY j.deadline_at LIMIT (SELECT batch FROM p) FOR UPDATE SKIP LOCKED) \
                UPDATE runner_jobs SET status = 'claimed', claimed_by = p.gateway, claimed_at = p.now \
                FROM p WHERE runner_jobs.id = ANY (ARRAY(SELECT id FROM next)) AND runner_jobs.status = 'pending' \
                RETURNING runner_jobs.*",
-    sqlite: "WITH p AS (SELECT d ->> '$.gateway' AS gateway, d ->> '$.now' AS now, d ->> '$.batch' AS batch \
-             FROM (SELECT $batch AS d)) \
+    sqlite: "WITH p AS (SELECT d ->> '$.gateway' AS gateway, d ->> '$.source' AS source, \
+             d ->> '$.now' AS now, d ->> '$.batch' AS batch FROM (SELECT $batch AS d)) \
              UPDATE runner_jobs SET status = 'claimed', claimed_by = (SELECT gateway FROM p), \
              claimed_at = (SELECT now FROM p) WHERE id IN (SELECT j.id FROM runner_jobs j \
              WHERE j.finished_at IS NULL AND j.status = 'pending' AND j.detached \
-             AND j.deadline_at > (SELECT now FROM p) ORDER BY j.deadline_at LIMIT (SELECT batch FROM p)) \
+             AND j.source_id = (SELECT source FROM p) AND j.deadline_at > (SELECT now FROM p) ORDER BY j.deadline_at LIMIT (SELECT batch FROM p)) \
              AND status = 'pending' RETURNING *",
 };
 
@@ -98,10 +100,11 @@ const RELEASE: Texts = Texts {
 };
 
 impl Store {
-    /// Claims at most `limit` pending detached jobs for a gateway.
+    /// Claims at most `limit` pending detached jobs of a source for a gateway.
     pub async fn job_take_pending(
         &self,
         gateway: GatewayId,
+        source: SourceId,
         limit: u32,
         now: UtcTime,
     ) -> Result<Vec<Job>, StoreError> {
@@ -109,6 +112,7 @@ impl Store {
             TAKE,
             &Taking {
                 gateway,
+                source,
                 now,
                 batch: limit,
             },

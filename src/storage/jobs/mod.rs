@@ -1,5 +1,5 @@
 //! Jobs as they are written down: the rows, and reading them. The steps of a job's life are in [`steps`],
-//! those that only detached jobs take in `submit`, `detached` and `results`, what becomes of one whose gateway
+//! those that only detached jobs take in `submit`, `pending`, `detached` and `results`, what becomes of one whose gateway
 //! was lost while somebody waits for it in `supersede`, and what is done for those that nobody looks after any
 //! more in `settle`.
 //!
@@ -7,6 +7,7 @@
 //! holds the claim. A statement that finds no such row changes nothing and says so.
 
 mod detached;
+mod pending;
 mod results;
 mod settle;
 mod steps;
@@ -19,6 +20,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 pub use detached::{Mark, Release};
+pub use pending::PendingSource;
 pub use results::{JobResult, NewResult};
 pub use settle::Settled;
 pub(super) use settle::{Settling, settle};

@@ -125,7 +125,10 @@ fn what_happens_all_the_time_is_not_announced() {
             .job_finish(vec![end(own, &job, JobStatus::Completed)])
             .await
             .unwrap();
-        store.job_take_pending(own, 1, at(1)).await.unwrap();
+        store
+            .job_take_pending(own, acme.source, 1, at(1))
+            .await
+            .unwrap();
         store.job_sweep(at(1), at(1), at(1), 1).await.unwrap();
         store.gateway_renew(own, at(1)).await.unwrap();
         let seen = Touch {

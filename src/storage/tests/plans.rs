@@ -177,7 +177,12 @@ fn the_steps_of_a_job_do_not_read_the_history() {
 
         let mut taken = Vec::new();
         for _ in 0..TIMES {
-            taken.extend(store.job_take_pending(own, 1, at(5)).await.unwrap());
+            taken.extend(
+                store
+                    .job_take_pending(own, acme.source, 1, at(5))
+                    .await
+                    .unwrap(),
+            );
         }
         assert_eq!(taken.len(), TIMES as usize);
         // What lies pending for others, or is taken already, is all that it passes.
@@ -216,7 +221,10 @@ fn keeping_order_reads_only_what_is_unfinished_or_old() {
     on_postgres(async |fixture| {
         let (store, acme, own) = with_history(&fixture).await;
         submit(&store, &acme, 50).await;
-        store.job_take_pending(own, 20, at(1)).await.unwrap();
+        store
+            .job_take_pending(own, acme.source, 20, at(1))
+            .await
+            .unwrap();
         scans(&store).await;
         let unfinished = "runner_jobs_unfinished";
 
@@ -365,7 +373,10 @@ fn every_step_but_the_last_is_an_update_in_place() {
 
         submit(&store, &acme, 20).await;
         for _ in 0..20 {
-            let taken = store.job_take_pending(own, 1, at(5)).await.unwrap();
+            let taken = store
+                .job_take_pending(own, acme.source, 1, at(5))
+                .await
+                .unwrap();
             let (id, attempt, holder) = (taken[0].id, taken[0].attempt, own);
             let release = Release {
                 id,
@@ -373,7 +384,10 @@ fn every_step_but_the_last_is_an_update_in_place() {
                 holder,
             };
             assert_eq!(store.job_release(vec![release]).await.unwrap(), [id]);
-            let mut again = store.job_take_pending(own, 1, at(5)).await.unwrap();
+            let mut again = store
+                .job_take_pending(own, acme.source, 1, at(5))
+                .await
+                .unwrap();
             let id = again.remove(0).id;
             let mark = Mark {
                 id,

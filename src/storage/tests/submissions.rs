@@ -40,7 +40,10 @@ async fn a_submitted_job_is_recorded_once(fixture: Fixture) {
     let own = gateway(store).await;
     let job = detached(&acme);
     assert_eq!(store.job_submit(plain(&job)).await.unwrap(), Submitted::New);
-    store.job_take_pending(own, 1, at(1)).await.unwrap();
+    store
+        .job_take_pending(own, acme.source, 1, at(1))
+        .await
+        .unwrap();
     let Submitted::Known(known) = store.job_submit(plain(&job)).await.unwrap() else {
         panic!("it is recorded already")
     };
@@ -67,7 +70,10 @@ async fn a_key_stands_for_one_request(fixture: Fixture) {
         .unwrap();
     assert_eq!(other, Submitted::OtherRequest);
     // However far the job has come.
-    store.job_take_pending(own, 1, at(1)).await.unwrap();
+    store
+        .job_take_pending(own, acme.source, 1, at(1))
+        .await
+        .unwrap();
     store
         .job_finish(vec![end(own, &first, JobStatus::Completed)])
         .await

@@ -4,30 +4,39 @@ use std::time::Duration;
 
 use actix_web::http::StatusCode;
 use actix_web::web::{Data, Json, Path};
-use actix_web::{get, post};
+use actix_web::{HttpResponse, get, post};
 use tokio::time::Instant;
 use utoipa_actix_web::service_config::ServiceConfig;
 
 use crate::control::Catalogue;
 use crate::domain::job::JobStatus;
 use crate::ids::JobId;
-use crate::storage::{self, JobFilter};
-use crate::web::Front;
+use crate::storage::{self, Changed, JobFilter};
 use crate::web::auth::{Admin, environment};
 use crate::web::body::Params;
 use crate::web::error::{ApiError, ApiResult, Code};
-use crate::web::lookup::{self, Missing as _};
+use crate::web::job_error::{Audience, recorded_error, recorded_message};
+use crate::web::lookup;
 use crate::web::paging::Paging;
-use crate::web::types::{ErrorBody, Failure, Job, JobParty, JobState, JobsQuery, Page};
+use crate::web::reader::Reader;
+use crate::web::types::{
+    ErrorBody, Failure, Job, JobParty, JobState, JobsQuery, Page, QueryAnswer,
+};
+use crate::web::{Front, detached};
 
 /// How long a caller waits at most for the end of the job that it cancels, and how often that is looked at.
 const CANCEL_WAIT: Duration = Duration::from_secs(3);
 const CANCEL_POLL: Duration = Duration::from_millis(50);
+/// How often a job is looked for that is neither here nor with nobody.
+const CANCEL_TRIES: u32 = 3;
+/// When to ask again for the result of a job that is not over.
+const RESULT_POLL: Duration = Duration::from_secs(1);
 
 pub(super) fn configure(config: &mut ServiceConfig<'_>) {
     config
         .service(job_list)
         .service(job_get)
+        .service(job_result)
         .service(job_cancel);
 }
 
@@ -81,23 +90,75 @@ async fn job_list(
     ))
 }
 
-/// One job.
+/// One job. A caller sees those that it asked itself.
 #[utoipa::path(
     tag = "jobs",
-    security(("adminKey" = [])),
+    security(("adminKey" = []), ("secretKey" = []), ("publishableKey" = [])),
     params(("job" = String, Path, description = "Its id.")),
     responses((status = 200, description = "The job.", body = Job)),
 )]
 #[get("/v1/jobs/{job}")]
-async fn job_get(front: Data<Front>, admin: Admin, path: Path<String>) -> ApiResult<Json<Job>> {
-    let row = find(&front, &admin, &path).await?;
-    Ok(Json(shown(&front.gateway.catalogue.current(), row)))
+async fn job_get(front: Data<Front>, reader: Reader, path: Path<String>) -> ApiResult<Json<Job>> {
+    let row = reader.job(&front, &path).await?;
+    Ok(Json(shown_to(&front, &reader, row)))
+}
+
+/// What a detached job answered, as the query would have: the same body, or the same error.
+#[utoipa::path(
+    tag = "jobs",
+    security(("adminKey" = []), ("secretKey" = []), ("publishableKey" = [])),
+    params(("job" = String, Path, description = "Its id.")),
+    responses(
+        (status = 200, description = "The rows or the count, in the format that the query asked for.", body = QueryAnswer),
+        (status = 404, description = "`not_found`: there is no such job, it is somebody else's, or its caller waited for it.", body = ErrorBody),
+        (status = 409, description = "`conflict`: it is not over yet; `state` says how far it is, `Retry-After` when to ask again. `job_cancelled`: it was cancelled.", body = ErrorBody),
+        (status = 410, description = "`result_expired`: its result is not kept any more.", body = ErrorBody),
+        (status = 422, description = "`SOURCE_QUERY_FAILED`: the database rejected the query.", body = ErrorBody),
+        (status = 502, description = "`SOURCE_UNREACHABLE`, `runner_failed` or `result_overflow`.", body = ErrorBody),
+        (status = 504, description = "`QUERY_TIMEOUT`: it did not finish before its deadline.", body = ErrorBody),
+    ),
+)]
+#[get("/v1/jobs/{job}/result")]
+async fn job_result(
+    front: Data<Front>,
+    reader: Reader,
+    path: Path<String>,
+) -> ApiResult<HttpResponse> {
+    let row = reader.job(&front, &path).await?;
+    if !row.detached {
+        let message = "its caller waited for this job and got its result; only that of a query with \
+                       `Prefer: respond-async` is kept";
+        return Err(ApiError::new(Code::NotFound, message).with("jobId", row.id.to_string()));
+    }
+    match row.status {
+        JobStatus::Completed => match front.gateway.kept_result(&row).await? {
+            Some(kept) => detached::show(&front, row.id, kept, reader.audience()),
+            None => Err(ApiError::new(
+                Code::ResultExpired,
+                "the result of this job is not kept any more; ask the query again",
+            )
+            .with("jobId", row.id.to_string())),
+        },
+        status if status.is_terminal() => Err(recorded_error(&row, reader.audience())),
+        status => Err(not_over(row.id, status)),
+    }
+}
+
+fn not_over(job_id: JobId, status: JobStatus) -> ApiError {
+    let state = status.as_str();
+    ApiError::new(
+        Code::Conflict,
+        format!("the job is not over yet, it is {state}"),
+    )
+    .with("state", state)
+    .with("jobId", job_id.to_string())
+    .retry_after(RESULT_POLL)
 }
 
 /// Stops a job, at the database too. Its caller gets 409 `job_cancelled`.
 #[utoipa::path(
     tag = "jobs",
-    security(("adminKey" = [])),
+    security(("adminKey" = []), ("secretKey" = []), ("publishableKey" = [])),
     params(("job" = String, Path, description = "Its id.")),
     responses(
         (status = 200, description = "The job, cancelled.", body = Job),
@@ -108,19 +169,19 @@ async fn job_get(front: Data<Front>, admin: Admin, path: Path<String>) -> ApiRes
 #[post("/v1/jobs/{job}/cancel")]
 async fn job_cancel(
     front: Data<Front>,
-    admin: Admin,
+    reader: Reader,
     path: Path<String>,
 ) -> ApiResult<(Json<Job>, StatusCode)> {
-    let row = find(&front, &admin, &path).await?;
+    let row = reader.job(&front, &path).await?;
     if row.status.is_terminal() {
         return Err(over(&row));
     }
-    let was_under_way = cancel(&front, &row).await;
+    let (row, was_under_way) = stop(&front, row).await?;
     // One that has just ended here is not under way any more, and its end may not be written down yet.
     let row = if was_under_way || row.claimed_by == Some(front.gateway.gateway_id()) {
-        until_over(&front, &admin, &path).await?
+        until_over(&front, &reader, &path).await?
     } else {
-        find(&front, &admin, &path).await?
+        row
     };
     let status = match row.status {
         JobStatus::Cancelled => StatusCode::OK,
@@ -129,7 +190,32 @@ async fn job_cancel(
         _ if was_under_way => StatusCode::ACCEPTED,
         _ => return Err(elsewhere(&row)),
     };
-    Ok((Json(shown(&front.gateway.catalogue.current(), row)), status))
+    Ok((Json(shown_to(&front, &reader, row)), status))
+}
+
+/// Has a job ended by whoever has it, or ends it if nobody does; answers how it stands, and whether it was
+/// under way. One that is taken or given back at this very moment is looked for again.
+async fn stop(front: &Front, mut row: storage::Job) -> ApiResult<(storage::Job, bool)> {
+    let store = &front.gateway.store;
+    for _ in 0..CANCEL_TRIES {
+        if cancel(front, &row).await {
+            return Ok((row, true));
+        }
+        let now = front.gateway.clock.now();
+        match store
+            .job_cancel_pending(row.organisation_id, row.id, now)
+            .await?
+        {
+            Changed::Done(cancelled) => return Ok((cancelled, false)),
+            Changed::OtherState(now) => row = now,
+            Changed::Absent => break,
+        }
+        if row.status.is_terminal() {
+            break;
+        }
+        tokio::time::sleep(CANCEL_POLL).await;
+    }
+    Ok((row, false))
 }
 
 /// Has the job ended by whoever executes it; answers whether it was under way.
@@ -146,10 +232,10 @@ async fn cancel(front: &Front, row: &storage::Job) -> bool {
 }
 
 /// Reads the job until its end is recorded, for as long as a caller may be kept waiting.
-async fn until_over(front: &Front, admin: &Admin, reference: &str) -> ApiResult<storage::Job> {
+async fn until_over(front: &Front, reader: &Reader, reference: &str) -> ApiResult<storage::Job> {
     let until = Instant::now() + CANCEL_WAIT;
     loop {
-        let row = find(front, admin, reference).await?;
+        let row = reader.job(front, reference).await?;
         if row.status.is_terminal() || Instant::now() >= until {
             return Ok(row);
         }
@@ -171,17 +257,22 @@ fn elsewhere(row: &storage::Job) -> ApiError {
     ApiError::new(Code::Conflict, message).with("state", state)
 }
 
-async fn find(front: &Front, admin: &Admin, reference: &str) -> ApiResult<storage::Job> {
-    let id: JobId = reference
-        .parse()
-        .ok()
-        .ok_or_else(|| ApiError::not_found("job", reference))?;
-    front
-        .gateway
-        .store
-        .job_get(admin.organisation_id, id)
-        .await
-        .missing("job", reference)
+/// The job, without what a browser has no business to know.
+fn shown_to(front: &Front, reader: &Reader, row: storage::Job) -> Job {
+    let message = recorded_message(&row, reader.audience());
+    let mut job = shown(&front.gateway.catalogue.current(), row);
+    if reader.audience() == Audience::Public {
+        job.source.name = None;
+        job.gateway_id = None;
+        job.routing = None;
+        if let Some(runner) = &mut job.runner {
+            runner.name = None;
+        }
+        if let Some(error) = &mut job.error {
+            error.message = message;
+        }
+    }
+    job
 }
 
 fn shown(catalogue: &Catalogue, row: storage::Job) -> Job {

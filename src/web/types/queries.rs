@@ -89,3 +89,11 @@ pub struct CountAnswer {
     /// What there is to say about it.
     pub meta: QueryMeta,
 }
+
+/// A query that was taken in and that nobody waits for.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct AcceptedJob {
+    /// The job, to ask for under `/v1/jobs/{jobId}` and `/v1/jobs/{jobId}/result`.
+    pub job_id: JobId,
+}
