@@ -579,11 +579,14 @@ async fn a_session_that_misses_its_heartbeats_is_left_alone_by_the_other_gateway
     .await;
     let session = FakeRunner::v2(&scene.other, &scene.runner).await;
     let asked = &scene.stage.gateway;
+    eventually("it is written down", PATIENCE, async || {
+        let states = scene.hosted.rows("SELECT state FROM runner_sessions").await;
+        holds(states == [json!({"state": "unhealthy"})], states)
+    })
+    .await;
     asked.until_runner_is(&scene.runner, "offline").await;
     let answer = asked.caller().query("products", json!({})).await;
     answer.expect_error(503, "no_runners_online");
-    let states = scene.hosted.rows("SELECT state FROM runner_sessions").await;
-    assert_eq!(states, [json!({"state": "unhealthy"})]);
     drop(session);
     scene.until_held_by(0).await;
 }
@@ -622,4 +625,54 @@ async fn a_session_that_ends_while_the_store_is_away_is_forgotten_once_it_is_bac
     let asked = &scene.stage.gateway;
     asked.until_runner_is(&scene.runner, "offline").await;
     assert_eq!(scene.gateways().await.len(), 2);
+}
+
+/// What its caller was sent is known to the gateway that accepted a job: rows that reached only that gateway are taken
+/// back when another execution follows, and are no part of an answer otherwise.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_runner_that_is_lost_behind_another_gateway_is_as_lost_as_one_here() {
+    let scene = Scene::without_runner(FAST).await;
+    let asked = &scene.stage.gateway;
+    let second = scene.stage.add_identity("second").await;
+    let row = |title: &str| json!({"id": 1, "title": title, "price": 1, "category": null});
+    let ask = || {
+        let caller = asked.caller();
+        tokio::spawn(async move { caller.query("products", json!({})).await })
+    };
+
+    let mut lost = FakeRunner::v2(&scene.other, &scene.runner).await;
+    asked.until_runner_is(&scene.runner, "online").await;
+    let query = ask();
+    let (id, _) = lost.job().await;
+    lost.accept(&id).await;
+    lost.send_rows(&id, &[row("never shown")]).await;
+    lost.until_heard().await;
+    drop(lost);
+    let failed = query.await.unwrap();
+    let body = failed.expect_error(502, "runner_failed");
+    assert_eq!(body["delivery"], "started", "its caller was sent nothing");
+
+    let insist = json!({"onRunnerFailure": "retry"});
+    let lens = asked.admin().patch("/v1/lenses/products", insist).await;
+    lens.expect(200);
+    let mut lost = FakeRunner::v2(&scene.other, &scene.runner).await;
+    asked.until_runner_is(&scene.runner, "online").await;
+    let query = ask();
+    let (id, _) = lost.job().await;
+    let mut willing = FakeRunner::v2(&scene.other, &second).await;
+    asked.until_runner_is(&second, "online").await;
+    lost.accept(&id).await;
+    lost.send_rows(&id, &[row("taken back")]).await;
+    lost.until_heard().await;
+    drop(lost);
+    let (again, job) = willing.job().await;
+    assert_eq!(job["attempt"], 2, "{job}");
+    willing.accept(&again).await;
+    willing.send_rows(&again, &[row("answered")]).await;
+    willing.send_done(&again, 1).await;
+    let answer = query.await.unwrap();
+    assert_eq!(answer.rows(), [row("answered")]);
+    let id = text(&answer.json()["meta"], "jobId");
+    let recorded = asked.until_job_is(&id, "completed").await;
+    assert_eq!(recorded["attempt"], 2, "{recorded}");
 }

@@ -75,7 +75,7 @@ impl PgServer {
         );
     }
 
-    /// Restarts it; `mode` is pg_ctl's: `immediate` is a crash of the server, `fast` cuts connections only.
+    /// Restarts it; `mode` is `pg_ctl`'s: `immediate` is a crash of the server, `fast` cuts connections only.
     pub(crate) async fn restart(&mut self, mode: &str) {
         self.control
             .write_all(format!("{mode}\n").as_bytes())

@@ -114,7 +114,22 @@ impl RowEncoder {
     }
 
     /// Writes one row: `value` is asked for each column in turn. Answers a batch when one is full.
+    ///
+    /// After an error there is no more of this answer: a row that was begun is none, and whoever fetches what
+    /// has waited long finds nothing.
     pub(super) fn row(
+        &mut self,
+        value: impl FnMut(usize, &mut Vec<u8>) -> Result<(), BridgeError>,
+    ) -> Result<Option<RowBatch>, BridgeError> {
+        let written = self.try_row(value);
+        if written.is_err() {
+            self.rows = 0;
+            self.buffer.clear();
+        }
+        written
+    }
+
+    fn try_row(
         &mut self,
         mut value: impl FnMut(usize, &mut Vec<u8>) -> Result<(), BridgeError>,
     ) -> Result<Option<RowBatch>, BridgeError> {
@@ -519,6 +534,27 @@ mod tests {
             prop_assert_eq!((outcome.rows, outcome.bytes), (texts.len() as u64, bytes as u64));
             let last = texts.last().map(|text| vec![Value::from(texts.len() - 1), Value::from(text.as_str())]);
             prop_assert_eq!(outcome.last, last);
+        }
+    }
+
+    #[test]
+    fn nothing_is_left_to_be_fetched_of_an_answer_that_failed() {
+        for second in ["y".repeat(400), "bad".to_owned()] {
+            let execution = execution(RowFormat::Json, 300);
+            let columns = Columns::of(&execution, &["a", "b", "k"], None);
+            let mut encoder = RowEncoder::new(&execution, Caps::default(), &columns);
+            let mut row = |text: &str| {
+                encoder.row(|_, out| {
+                    write_str(out, text);
+                    match text {
+                        "bad" => Err(BridgeError::QueryFailed("bad".into())),
+                        _ => Ok(()),
+                    }
+                })
+            };
+            row("x").unwrap();
+            assert!(row(&second).is_err());
+            assert!(encoder.take().is_none());
         }
     }
 

@@ -122,6 +122,22 @@ impl JobError {
         }
     }
 
+    /// This gateway stood still before the job was sent, and the others took it for lost.
+    pub fn settled_before() -> Self {
+        Self::RunnerFailed {
+            message: "the gateway was taken for lost before the query was sent".to_owned(),
+            delivery: Delivery::NotDelivered,
+        }
+    }
+
+    /// The gateway that held the runner's session has gone with the job.
+    pub fn lost_peer(delivery: Delivery) -> Self {
+        Self::RunnerFailed {
+            message: "the gateway that the runner is connected to was lost mid-job".to_owned(),
+            delivery,
+        }
+    }
+
     /// How far the job had come, where its runner was lost on the way.
     pub fn delivery(&self) -> Option<Delivery> {
         match self {

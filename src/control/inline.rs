@@ -203,9 +203,11 @@ impl Handler<Claimed> for InlineExecutor {
         match answer {
             Ok(true) => self.run(&job, ctx),
             Ok(false) => self.forget(&job, JobError::ClaimLost),
+            Err(StoreError::Conflict(_)) => self.forget(&job, JobError::settled_before()),
             Err(error) => {
                 log::warn!(job_id:% = job.id, attempt, error:% = error; "job {} could not be claimed", job.id);
-                self.forget(&job, JobError::StoreUnavailable);
+                // Should the claim have been written all the same, its end is written down behind it.
+                self.end(&job, Err(JobError::StoreUnavailable));
             }
         }
     }

@@ -32,6 +32,7 @@ use std::time::Duration;
 
 use actix::prelude::*;
 use ipnet::IpNet;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 
 use self::catalogue::CatalogueWriter;
@@ -76,6 +77,10 @@ const ASK_FOR_PEERS: Duration = Duration::from_secs(2);
 const SETTLE: Duration = Duration::from_secs(2);
 /// How long the ends of jobs may take to be written down before a gateway signs off without them.
 const FLUSH: Duration = Duration::from_secs(5);
+
+/// How many kept results are in memory at once to be shown. Each may be large, and is there several times while
+/// it is opened and written.
+const RESULTS_AT_ONCE: usize = 4;
 
 /// What a control plane is started from.
 pub struct ControlConfig {
@@ -125,6 +130,7 @@ pub struct ControlPlane {
     detached: Addr<DetachedJobs>,
     sessions: SessionContext,
     session_arbiter: ArbiterHandle,
+    results: Arc<Semaphore>,
     shutdown: Shutdown,
 }
 
@@ -330,6 +336,7 @@ impl ControlPlane {
             detached,
             sessions,
             session_arbiter,
+            results: Arc::new(Semaphore::new(RESULTS_AT_ONCE)),
             shutdown,
         })
     }
@@ -400,12 +407,20 @@ impl ControlPlane {
         Ok(accepted)
     }
 
-    /// What a detached job answered, while it is kept.
+    /// What a detached job answered, while it is kept; with the permit to have it in memory, to be held until it
+    /// is written. Waits for one if others are read.
     ///
     /// # Errors
     ///
     /// When the store does not answer, or what it holds cannot be opened.
-    pub async fn kept_result(&self, job: &storage::Job) -> Result<Option<KeptResult>, StoreError> {
+    pub async fn kept_result(
+        &self,
+        job: &storage::Job,
+    ) -> Result<Option<(KeptResult, OwnedSemaphorePermit)>, StoreError> {
+        let waiting = self.results.clone().acquire_owned();
+        let permit = waiting
+            .await
+            .map_err(|closed| StoreError::Internal(closed.into()))?;
         let (id, now) = (job.id, self.clock.now());
         let kept = self.store.job_result_get(job.organisation_id, id, now);
         let Some(kept) = kept.await? else {
@@ -415,7 +430,7 @@ impl ControlPlane {
         let opened =
             tokio::task::spawn_blocking(move || KeptResult::open(&sealer, id, &kept.sealed)).await;
         match opened {
-            Ok(Ok(result)) => Ok(Some(result)),
+            Ok(Ok(result)) => Ok(Some((result, permit))),
             Ok(Err(error)) => Err(StoreError::Corrupt(error.into())),
             Err(error) => Err(StoreError::Internal(error.into())),
         }
@@ -506,12 +521,15 @@ impl ControlPlane {
         }
         // A renewal that finds no row would take this gateway for one that was declared lost.
         let _ = self.cluster.send(StopRenewing).await;
-        if let Err(error) = self
+        let leave = self
             .store
-            .gateway_leave(self.gateway_id(), self.clock.now())
-            .await
-        {
-            log::warn!(error:% = error; "this gateway could not sign off, the others will notice");
+            .gateway_leave(self.gateway_id(), self.clock.now());
+        match tokio::time::timeout(FLUSH, leave).await {
+            Ok(Ok(_)) => {}
+            Ok(Err(error)) => {
+                log::warn!(error:% = error; "this gateway could not sign off, the others will notice");
+            }
+            Err(_) => log::warn!("this gateway could not sign off in time, the others will notice"),
         }
     }
 

@@ -199,6 +199,11 @@ impl ReplySender {
         self.0.state().committed
     }
 
+    /// Whether the reader went away.
+    pub fn is_abandoned(&self) -> bool {
+        self.0.state().abandoned
+    }
+
     /// Ends the answer; the first end counts, later ones are ignored.
     pub fn end(&self, result: Result<Finished, JobError>) {
         let mut state = self.0.state();

@@ -3,7 +3,8 @@
 //! A claim says "this gateway is about to send this job". One that is 30 s old and was never marked as
 //! sent belongs to a gateway that died in between: the job certainly did not leave and goes back to
 //! `pending`. Thirty seconds is longer than any lease of a living gateway. A job that is unfinished long
-//! after its deadline has nobody left who would finish it, and expires. Two sweepers at once do no harm:
+//! after its deadline has nobody left who would finish it, and expires. What a gateway claimed after it was
+//! declared lost is settled as what it held before that. Two sweepers at once do no harm:
 //! every update repeats its condition. It owns no state; each pass asks the store for everything.
 
 use std::time::Duration;
@@ -100,6 +101,14 @@ async fn sweep(store: Store, clock: Clock, timing: Timing) -> Result<(), StoreEr
         log::info!(requeued, expired; "gave back {requeued} stale claims and expired {expired} jobs");
     }
     swept?;
+    let orphans = store.job_settle_orphans(now, stale).await?;
+    if orphans.requeued + orphans.failed > 0 {
+        log::info!(
+            requeued = orphans.requeued, failed = orphans.failed;
+            "gave back {} jobs and failed {} that gateways claimed after they were declared lost",
+            orphans.requeued, orphans.failed
+        );
+    }
     while_full(async || store.job_result_prune(now, BATCH).await).await?;
     store.tombstone_prune(now.minus(REMEMBER)).await?;
     while_full(async || store.job_prune(now.minus(KEEP), KEEP_ROWS, BATCH).await).await

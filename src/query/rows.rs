@@ -35,6 +35,17 @@ pub struct EncodedRows {
 #[error("the runner sent a row that is not a JSON object")]
 pub struct BadRow;
 
+/// Why rows were not written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum NotEncoded {
+    /// The runner's fault.
+    #[error(transparent)]
+    BadRow(#[from] BadRow),
+    /// A lens can name a column many times, so rows can become far larger than they came.
+    #[error("the rows are larger than the limit once they are mapped")]
+    TooLarge,
+}
+
 /// Maps and writes the rows of one job.
 #[derive(Debug, Clone)]
 pub struct RowMapper {
@@ -74,12 +85,12 @@ impl RowMapper {
         }
     }
 
-    /// Writes some rows; a column that a row does not have is null.
+    /// Writes some rows, in `limit` bytes at most; a column that a row does not have is null.
     ///
     /// # Errors
     ///
-    /// When a row is not an object.
-    pub fn encode(&self, rows: &[Box<RawValue>]) -> Result<EncodedRows, BadRow> {
+    /// When a row is not an object, or when they do not fit.
+    pub fn encode(&self, rows: &[Box<RawValue>], limit: usize) -> Result<EncodedRows, NotEncoded> {
         let mut encoded = EncodedRows::default();
         for (index, row) in rows.iter().enumerate() {
             if index > 0 && self.encoding == RowEncoding::Json {
@@ -92,11 +103,14 @@ impl RowMapper {
                 Vec::new()
             };
             match &self.outputs {
-                Some(outputs) => write_mapped(&mut encoded.payload, outputs, &cells),
+                Some(outputs) => write_mapped(&mut encoded.payload, outputs, &cells, limit)?,
                 None => write_whole(&mut encoded.payload, row)?,
             }
             if self.encoding == RowEncoding::Ndjson {
                 encoded.payload.push(b'\n');
+            }
+            if encoded.payload.len() > limit {
+                return Err(NotEncoded::TooLarge);
             }
             if is_last {
                 encoded.last = Some(self.keys.iter().map(|key| value(cells[*key])).collect());
@@ -117,7 +131,13 @@ impl RowMapper {
     }
 }
 
-fn write_mapped(payload: &mut Vec<u8>, outputs: &[(String, usize)], cells: &[Option<&RawValue>]) {
+/// Looks at the limit before each cell, because one row alone can become too large.
+fn write_mapped(
+    payload: &mut Vec<u8>,
+    outputs: &[(String, usize)],
+    cells: &[Option<&RawValue>],
+    limit: usize,
+) -> Result<(), NotEncoded> {
     payload.push(b'{');
     for (index, (name, column)) in outputs.iter().enumerate() {
         if index > 0 {
@@ -125,11 +145,15 @@ fn write_mapped(payload: &mut Vec<u8>, outputs: &[(String, usize)], cells: &[Opt
         }
         payload.extend_from_slice(name.as_bytes());
         match cells[*column] {
+            Some(cell) if payload.len().saturating_add(cell.get().len()) > limit => {
+                return Err(NotEncoded::TooLarge);
+            }
             Some(cell) => write_raw(payload, cell),
             None => payload.extend_from_slice(b"null"),
         }
     }
     payload.push(b'}');
+    Ok(())
 }
 
 fn write_whole(payload: &mut Vec<u8>, row: &RawValue) -> Result<(), BadRow> {
@@ -210,7 +234,17 @@ mod tests {
         keys: &[&str],
         encoding: RowEncoding,
         texts: &[&str],
-    ) -> Result<(String, Option<Vec<Value>>), BadRow> {
+    ) -> Result<(String, Option<Vec<Value>>), NotEncoded> {
+        encode_within(fields, keys, encoding, texts, usize::MAX)
+    }
+
+    fn encode_within(
+        fields: Option<&[(&str, &str)]>,
+        keys: &[&str],
+        encoding: RowEncoding,
+        texts: &[&str],
+        limit: usize,
+    ) -> Result<(String, Option<Vec<Value>>), NotEncoded> {
         let fields: Option<Vec<(String, String)>> = fields.map(|fields| {
             fields
                 .iter()
@@ -218,7 +252,8 @@ mod tests {
                 .collect()
         });
         let keys: Vec<String> = keys.iter().map(|key| (*key).into()).collect();
-        let encoded = RowMapper::new(fields.as_deref(), &keys, encoding).encode(&rows(texts))?;
+        let mapper = RowMapper::new(fields.as_deref(), &keys, encoding);
+        let encoded = mapper.encode(&rows(texts), limit)?;
         Ok((String::from_utf8(encoded.payload).unwrap(), encoded.last))
     }
 
@@ -296,19 +331,46 @@ mod tests {
         for text in ["5", "[1]", "null", "\"x\""] {
             assert_eq!(
                 encode(FIELDS, &[], RowEncoding::Json, &[text, "{}"]),
-                Err(BadRow),
+                Err(NotEncoded::BadRow(BadRow)),
                 "{text}"
             );
             assert_eq!(
                 encode(None, &[], RowEncoding::Json, &[text, "{}"]),
-                Err(BadRow),
+                Err(NotEncoded::BadRow(BadRow)),
                 "{text}"
             );
             assert_eq!(
                 encode(None, &[], RowEncoding::Json, &["{}", text]),
-                Err(BadRow),
+                Err(NotEncoded::BadRow(BadRow)),
                 "{text}"
             );
         }
+    }
+
+    #[test]
+    fn rows_stop_at_the_limit_however_often_a_column_is_named() {
+        let large = format!(r#"{{"a":"{}"}}"#, "x".repeat(1000));
+        let outputs: Vec<String> = (0..100).map(|n| format!("o{n}")).collect();
+        let many: Vec<(&str, &str)> = outputs
+            .iter()
+            .map(|output| ("a", output.as_str()))
+            .collect();
+        let within = |fields, texts: &[&str], limit| {
+            encode_within(fields, &[], RowEncoding::Ndjson, texts, limit)
+                .map(|(text, _)| text.len())
+        };
+        let whole = within(Some(many.as_slice()), &[large.as_str()], usize::MAX).unwrap();
+        assert!(whole > 100_000);
+        for (fields, texts, size) in [
+            (Some(many.as_slice()), vec![large.as_str()], whole),
+            (None, vec![large.as_str(); 3], 3 * (large.len() + 1)),
+        ] {
+            assert_eq!(within(fields, &texts, size), Ok(size));
+            assert_eq!(within(fields, &texts, size - 1), Err(NotEncoded::TooLarge));
+        }
+        assert_eq!(
+            within(Some(many.as_slice()), &["5"], 0),
+            Err(NotEncoded::BadRow(BadRow))
+        );
     }
 }

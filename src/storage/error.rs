@@ -37,6 +37,21 @@ impl StoreError {
         matches!(self, Self::Unavailable(_) | Self::Uncertain(_))
     }
 
+    /// Whether the server gave a statement up because of what others had locked. It is otherwise well, and fewer
+    /// rows at a time may get through.
+    pub fn is_contention(&self) -> bool {
+        let Self::Unavailable(cause) = self else {
+            return false;
+        };
+        match cause.downcast_ref() {
+            Some(DieselError::DatabaseError(DatabaseErrorKind::SerializationFailure, _)) => true,
+            Some(DieselError::DatabaseError(DatabaseErrorKind::Unknown, said)) => CONTENTION
+                .iter()
+                .any(|words| said.message().starts_with(words)),
+            _ => false,
+        }
+    }
+
     /// Keeps the words of a connection's error together with their causes.
     pub(super) fn unavailable(cause: impl Into<Cause>) -> Self {
         Self::Unavailable(cause.into())
@@ -59,6 +74,13 @@ const PASSING: [&str; 9] = [
     // The server or its administrator ends the connection.
     "terminating connection",
     "the database system is",
+];
+
+/// Those of them that are about locks.
+const CONTENTION: [&str; 3] = [
+    "canceling statement due to lock timeout",
+    "could not obtain lock",
+    "deadlock detected",
 ];
 
 fn is_passing(message: &str) -> bool {

@@ -72,7 +72,14 @@ pub fn recorded_error(job: &storage::Job, audience: Audience) -> ApiError {
         Some(code) => ApiError::new(code, recorded_message(job, audience)),
     };
     let api = match known {
-        Some(Code::RunnerFailed) => api.with("retryable", true),
+        Some(Code::RunnerFailed) => {
+            let routing = job.routing.as_ref();
+            match routing.and_then(|routing| routing.get("delivery")) {
+                Some(delivery) => api.with("delivery", delivery.clone()),
+                None => api,
+            }
+            .with("retryable", true)
+        }
         _ => api,
     };
     api.with("jobId", id.to_string())

@@ -137,7 +137,7 @@ pub async fn middleware(
             response
         }
     };
-    if let Some(Applied(preferences)) = applied {
+    if let Some(Applied(preferences)) = applied.filter(|_| !response.status().is_client_error()) {
         response
             .headers_mut()
             .insert(PREFERENCE_APPLIED, preferences);

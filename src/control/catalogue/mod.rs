@@ -180,7 +180,7 @@ impl Catalogue {
             .filter(move |environment| environment.organisation_id == organisation)
     }
 
-    /// One runner that is not revoked.
+    /// One runner, and be it revoked: that one is still shown, and opens no session.
     pub fn runner(&self, id: RunnerId) -> Option<&Runner> {
         self.rows.runners.get(&id).map(Arc::as_ref)
     }
@@ -218,7 +218,8 @@ impl Catalogue {
             .map(|(_, name)| name.as_str())
     }
 
-    /// The runners that serve a source.
+    /// The runners that a source is assigned to. Revoked ones count: a source whose only runner was revoked is
+    /// answered by nobody, and is not one that the gateway itself may query.
     pub fn runners_of(&self, source: SourceId) -> &[RunnerId] {
         self.runners_of.get(&source).map_or(&[], Vec::as_slice)
     }

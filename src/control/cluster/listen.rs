@@ -30,6 +30,7 @@ async fn listen(
     pause: &mut Duration,
 ) -> Result<Infallible, StoreError> {
     let mut listener = store.listen().await?;
+    *pause = FIRST_PAUSE;
     log::debug!("listening for announcements of changes");
     loop {
         // Awaited, so that a burst of announcements waits here and not in a mailbox.
@@ -38,6 +39,5 @@ async fn listen(
             .await
             .map_err(|closed| StoreError::Unavailable(closed.into()))?;
         listener.next().await?;
-        *pause = FIRST_PAUSE;
     }
 }

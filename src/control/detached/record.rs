@@ -114,6 +114,11 @@ impl Record {
             Verdict::Leave => Recorded::Left,
             Verdict::Release => self.release().await,
             Verdict::Retry => self.retry().await,
+            // The attempt counts, so that nobody can send it again; its source rests like one that nobody serves.
+            Verdict::Refused => match self.retry().await {
+                Recorded::Retried => Recorded::Released,
+                recorded => recorded,
+            },
             Verdict::Recover => match self.release().await {
                 // The mark was written, and only its answer was lost.
                 Recorded::Left if may_try_again(self.attempt()) => self.retry().await,

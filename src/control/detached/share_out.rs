@@ -88,7 +88,8 @@ mod tests {
 
     #[test]
     fn room_goes_round_and_nobody_gets_more_than_there_is_to_do_or_to_do_it() {
-        let table: [(&[(usize, usize)], usize, &[u32]); 7] = [
+        type Case = (&'static [(usize, usize)], usize, &'static [u32]);
+        let table: [Case; 7] = [
             (&[], 8, &[]),
             (&[(3, 9)], 8, &[3]),
             (&[(9, 3)], 8, &[3]),

@@ -1,6 +1,6 @@
 //! What becomes of a detached job when an attempt at it is over: a table.
 
-use crate::control::error::JobError;
+use crate::control::error::{Delivery, JobError};
 use crate::domain::job::MAX_ATTEMPTS;
 
 /// What is written down when an attempt did not end well.
@@ -10,6 +10,9 @@ pub(super) enum Verdict {
     Release,
     /// It was not sent, but the store may say that it was.
     Recover,
+    /// It was certainly not executed, though the store says that it was sent: its runner refused it. Somebody
+    /// else is to have it, after a while.
+    Refused,
     /// It may have been executed in part; all that it does is read, so it is tried once more.
     Retry,
     /// That is the end of it.
@@ -25,6 +28,10 @@ pub(super) fn verdict(error: &JobError, attempt: u32) -> Verdict {
             Verdict::Release
         }
         JobError::StoreUnavailable => Verdict::Recover,
+        JobError::RunnerFailed {
+            delivery: Delivery::NotDelivered,
+            ..
+        } => Verdict::Refused,
         JobError::RunnerFailed { .. } if may_try_again(attempt) => Verdict::Retry,
         JobError::ClaimLost => Verdict::Leave,
         JobError::RunnerFailed { .. }
@@ -48,7 +55,6 @@ mod tests {
 
     use super::*;
     use crate::bridge::BridgeError;
-    use crate::control::error::Delivery;
 
     #[test]
     fn only_a_lost_runner_is_worth_another_attempt_and_only_nobody_s_job_is_given_back() {
@@ -56,6 +62,10 @@ mod tests {
         let lost = JobError::RunnerFailed {
             message: String::new(),
             delivery: Delivery::Started,
+        };
+        let refused = JobError::RunnerFailed {
+            message: String::new(),
+            delivery: Delivery::NotDelivered,
         };
         let offline = JobError::NoRunnersOnline {
             reason: String::new(),
@@ -65,6 +75,8 @@ mod tests {
             (offline, 1, Verdict::Release),
             (JobError::RunnersBusy { retry_after }, 3, Verdict::Release),
             (JobError::StoreUnavailable, 1, Verdict::Recover),
+            (refused.clone(), 1, Verdict::Refused),
+            (refused, 3, Verdict::Refused),
             (lost.clone(), 1, Verdict::Retry),
             (lost.clone(), 2, Verdict::Retry),
             (lost.clone(), 3, Verdict::End),

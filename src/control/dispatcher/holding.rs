@@ -40,7 +40,16 @@ impl Dispatcher {
         };
         let came_back = matches!(
             live.last_return,
-            Some(Return::Draining | Return::Gone | Return::Lost { .. })
+            // A gateway that was asked for a session it does not have, or does not know yet to be assigned,
+            // will have heard of it in a moment.
+            Some(
+                Return::Draining
+                    | Return::Gone
+                    | Return::NotHere
+                    | Return::Unassigned
+                    | Return::Lost { .. }
+                    | Return::PeerLost { .. }
+            )
         );
         if came_back || matches!(unplaceable, Unplaceable::Moving { .. }) {
             live.moving_since.get_or_insert_with(Instant::now);
@@ -109,15 +118,16 @@ impl Dispatcher {
 /// What to tell a caller whose job nobody takes: a runner that declined says more than the table does.
 fn explain(unplaceable: Unplaceable, last: Option<Return>) -> JobError {
     let reason = match (unplaceable, last) {
+        (_, Some(Return::Unassigned)) => "its runners do not serve the source any more".to_owned(),
         (Unplaceable::Busy | Unplaceable::Declined(_), _) | (_, Some(Return::Busy)) => {
             return busy();
         }
         (Unplaceable::Offline { reason } | Unplaceable::Moving { reason }, None) => reason,
         (_, Some(Return::Draining)) => "its runners are draining".to_owned(),
-        (_, Some(Return::Unassigned)) => "its runners do not serve the source any more".to_owned(),
-        (_, Some(Return::Gone | Return::NotHere | Return::Lost { .. })) => {
-            "its runners went offline".to_owned()
-        }
+        (
+            _,
+            Some(Return::Gone | Return::NotHere | Return::Lost { .. } | Return::PeerLost { .. }),
+        ) => "its runners went offline".to_owned(),
     };
     JobError::NoRunnersOnline {
         reason,

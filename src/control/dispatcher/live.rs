@@ -138,12 +138,13 @@ impl LiveJobs {
         live.offer += 1;
         live.last_return = Some(why);
         live.declined.push(from);
-        if let Return::Lost {
-            runner_id,
-            delivery,
-        } = why
-        {
-            live.lost = Some(JobError::lost(runner_id, delivery));
+        match why {
+            Return::Lost {
+                runner_id,
+                delivery,
+            } => live.lost = Some(JobError::lost(runner_id, delivery)),
+            Return::PeerLost { delivery } => live.lost = Some(JobError::lost_peer(delivery)),
+            _ => {}
         }
         let often = u32::try_from(live.declined.len()).unwrap_or(u32::MAX);
         Some(if often < MAX_PLACEMENTS {

@@ -84,6 +84,11 @@ pub enum Return {
         /// How far the job had come.
         delivery: Delivery,
     },
+    /// The gateway that it was on was lost. As for [`Return::Lost`].
+    PeerLost {
+        /// How far the job had come.
+        delivery: Delivery,
+    },
 }
 
 /// A job from another gateway was not taken here: it was certainly not executed, or may be executed once more.
@@ -213,8 +218,17 @@ impl Handler<Dispatch> for Dispatcher {
             return job.reply.end(Err(JobError::Returned(declined)));
         }
         if self.jobs.len() >= MAX_LIVE_JOBS {
-            self.refuse(&job, attempt, busy());
-            return;
+            return match job.only_session {
+                // The gateway that accepted it asks somebody else.
+                Some(_) => {
+                    let declined = Declined {
+                        why: Return::Busy,
+                        attempt,
+                    };
+                    job.reply.end(Err(JobError::Returned(declined)));
+                }
+                None => self.refuse(&job, attempt, busy()),
+            };
         }
         let id = job.id;
         log::debug!(job_id:% = id, source_id:% = job.spec.source_id; "job {id} accepted");
@@ -449,6 +463,10 @@ impl Dispatcher {
         let Some(live) = self.jobs.get(id) else {
             return false;
         };
+        // A gateway that handed the job over again hung up on its first try, of which this one may hear late.
+        if matches!(cause, CancelCause::CallerGone) && !live.job.reply.is_abandoned() {
+            return false;
+        }
         if self.held.release(id) {
             match cause {
                 CancelCause::Deadline => self.give_up(id),

@@ -226,7 +226,7 @@ async fn a_cancelled_job_that_comes_back_is_not_placed_again() {
     rig.dispatcher.do_send(gone);
     rig.dispatcher.do_send(CancelJob {
         job_id: job.id,
-        cause: CancelCause::CallerGone,
+        cause: CancelCause::Requested,
     });
     let again = JobReturned {
         job_id: job.id,
@@ -272,13 +272,27 @@ async fn a_managed_source_without_runners_is_executed_inline_and_a_runner_local_
 }
 
 #[actix::test]
+async fn a_caller_that_left_an_earlier_try_does_not_cancel_this_one() {
+    let rig = Rig::new(vec![None]).await;
+    let (job, reply) = rig.dispatch(Duration::from_secs(5)).await;
+    rig.placed(1).await;
+    let gone = || CancelJob {
+        job_id: job.id,
+        cause: CancelCause::CallerGone,
+    };
+    assert!(!rig.dispatcher.send(gone()).await.unwrap());
+    drop(reply);
+    assert!(rig.dispatcher.send(gone()).await.unwrap());
+}
+
+#[actix::test]
 async fn a_cancel_that_crosses_a_return_is_not_forgotten() {
     let rig = Rig::new(vec![None]).await;
     let (job, _reply) = rig.dispatch(Duration::from_secs(5)).await;
     rig.placed(1).await;
     let cancel = CancelJob {
         job_id: job.id,
-        cause: CancelCause::CallerGone,
+        cause: CancelCause::Requested,
     };
     rig.dispatcher.send(cancel).await.unwrap();
     // The session had given the job back before it heard of the cancel.
@@ -472,7 +486,7 @@ async fn a_cancel_ends_a_job_that_waits() {
     nothing_for(&mut reply, 100).await;
     let cancel = CancelJob {
         job_id: job.id,
-        cause: CancelCause::CallerGone,
+        cause: CancelCause::Requested,
     };
     assert!(rig.dispatcher.send(cancel).await.unwrap());
     assert_eq!(end(&mut reply).await.unwrap_err(), JobError::Cancelled);

@@ -10,11 +10,16 @@ use crate::domain::job::JobStatus;
 use crate::ids::{GatewayId, JobId};
 use crate::storage::{Mark, Store, StoreError, SyncClaim};
 
+/// Why a claim was not won that nobody cancelled.
+const SETTLED: &str = "the job was settled before it was claimed";
+/// How many batches of one commit may be halved because of locks.
+const PATIENCE: u32 = 3;
+
 /// What has to be written before a job may be sent.
 #[derive(Debug, Clone)]
 pub(super) enum Entry {
     /// Of one whose caller waits: everything.
-    Claim(SyncClaim),
+    Claim(Box<SyncClaim>),
     /// Of a detached one, which is claimed already: the mark.
     Mark(Mark),
 }
@@ -45,21 +50,28 @@ impl Claim {
 ///
 /// Claims and marks are transactions of their own: what becomes of the one says nothing about the other.
 /// One entry that the store refuses must not stall the others: a refused batch is halved until the
-/// culprit is alone.
+/// culprit is alone. One that met with locks is halved a few times only, because each may have waited for them.
 pub(super) async fn commit(store: Store, clock: Clock, batch: Vec<Claim>) {
     let (claims, marks): (Vec<_>, Vec<_>) = batch
         .into_iter()
         .partition(|claim| matches!(claim.entry, Entry::Claim(_)));
     let mut batches = vec![marks, claims];
+    let mut patience = PATIENCE;
     while let Some(mut batch) = batches.pop() {
         let entries: Vec<_> = batch.iter().map(|claim| claim.entry.clone()).collect();
         match write(&store, &clock, entries).await {
             Ok(won) => {
+                let cancelled = cancelled(&store, &batch, &won).await;
                 for Claim { entry, answer } in batch {
-                    let _ = answer.send(Ok(won.contains(&entry.id())));
+                    let id = entry.id();
+                    let settled = matches!(entry, Entry::Claim(_)) && !cancelled.contains(&id);
+                    let _ = answer.send(match won.contains(&id) {
+                        false if settled => Err(StoreError::Conflict(SETTLED)),
+                        won => Ok(won),
+                    });
                 }
             }
-            Err(error) if error.is_connection() || batch.len() == 1 => {
+            Err(error) if batch.len() == 1 || is_final(&error, patience) => {
                 let cause = error.to_string();
                 let mut batch = batch.into_iter();
                 if let Some(first) = batch.next() {
@@ -69,13 +81,44 @@ pub(super) async fn commit(store: Store, clock: Clock, batch: Vec<Claim>) {
                     let _ = answer.send(Err(StoreError::Unavailable(cause.clone().into())));
                 }
             }
-            Err(_) => {
+            Err(error) => {
+                if error.is_contention() {
+                    patience -= 1;
+                }
                 let second = batch.split_off(batch.len() / 2);
                 batches.push(second);
                 batches.push(batch);
             }
         }
     }
+}
+
+/// Those of the claims that were not won which somebody has cancelled. Any other was settled because this gateway
+/// stood still for so long that the others took it for lost.
+async fn cancelled(store: &Store, batch: &[Claim], won: &HashSet<JobId>) -> HashSet<JobId> {
+    let claims = batch
+        .iter()
+        .filter(|claim| matches!(claim.entry, Entry::Claim(_)));
+    let lost: Vec<_> = claims
+        .map(|claim| claim.entry.id())
+        .filter(|id| !won.contains(id))
+        .collect();
+    match store.job_read_back(lost).await {
+        Ok(found) => found
+            .into_iter()
+            .filter(|job| job.status == JobStatus::Cancelled)
+            .map(|job| job.id)
+            .collect(),
+        Err(error) => {
+            log::warn!(error:% = error; "why claims were not won cannot be read");
+            HashSet::new()
+        }
+    }
+}
+
+/// Whether halving the batch would not help.
+fn is_final(error: &StoreError, patience: u32) -> bool {
+    error.is_connection() && (patience == 0 || !error.is_contention())
 }
 
 /// Writes once; after an uncertain commit asks the store how the jobs stand, and nothing is sent before
@@ -88,7 +131,7 @@ async fn write(
     let (mut claims, mut marks) = (Vec::new(), Vec::new());
     for entry in entries {
         match entry {
-            Entry::Claim(claim) => claims.push(claim),
+            Entry::Claim(claim) => claims.push(*claim),
             Entry::Mark(mark) => marks.push(mark),
         }
     }

@@ -53,11 +53,11 @@ pub(super) fn claim(
         Executor::Inline => None,
     };
     match job.detached {
-        None => Entry::Claim(SyncClaim {
+        None => Entry::Claim(Box::new(SyncClaim {
             job: new_job(job, number),
             holder,
             placement,
-        }),
+        })),
         Some(held) => Entry::Mark(Mark {
             id: job.id,
             attempt: attempt(number),

@@ -48,8 +48,10 @@ pub enum Executor {
     Inline,
 }
 
-/// Record this job, claim it and mark it as dispatched, in one transaction; a detached one, which is recorded
-/// and claimed, is only marked. Answers whether it was won. Sent by sessions and by the inline executor; nothing leaves before the answer.
+/// Record this job, claim it and mark it as dispatched, in one transaction; answers whether it was won.
+///
+/// A detached one, which is recorded and claimed, is only marked. Sent by sessions and by the inline executor;
+/// nothing leaves before the answer.
 #[derive(Message)]
 #[rtype(result = "Result<bool, StoreError>")]
 pub struct ClaimJob {

@@ -68,7 +68,7 @@ pub enum PeerError {
     /// It was refused as a request, and not looked at any further.
     #[error("the peer answered {0}")]
     Refused(StatusCode),
-    /// The connection broke: it may have been received.
+    /// The connection broke, or something in between says so: it may have been received.
     #[error("the connection to the peer broke")]
     Broken(#[source] reqwest::Error),
 }
@@ -152,6 +152,15 @@ impl PeerClient {
                     PeerError::Broken(error)
                 }
             })?;
+            // A peer that refuses says 4xx. 5xx may be from a proxy that lost the peer after the request was
+            // passed on.
+            let response = if response.status().is_server_error() {
+                response
+                    .error_for_status()
+                    .map_err(|error| PeerError::Broken(error.without_url()))?
+            } else {
+                response
+            };
             match response.status() {
                 StatusCode::OK => return Ok(response),
                 StatusCode::UNAUTHORIZED => refused = StatusCode::UNAUTHORIZED,
@@ -167,7 +176,46 @@ impl PeerClient {
 
 #[cfg(test)]
 mod tests {
+    use actix_web::{App, HttpResponse, HttpServer, http, web};
+
     use super::*;
+    use crate::control::testing::peer_client;
+
+    #[actix::test]
+    async fn only_a_4xx_says_that_a_request_was_not_looked_at() {
+        let client = peer_client();
+        for (status, refused) in [
+            (400, true),
+            (401, true),
+            (404, true),
+            (500, false),
+            (502, false),
+            (504, false),
+        ] {
+            let answer = move || async move {
+                let status = http::StatusCode::from_u16(status).unwrap();
+                HttpResponse::build(status).finish()
+            };
+            let server = HttpServer::new(move || App::new().default_service(web::to(answer)))
+                .workers(1)
+                .disable_signals()
+                .bind("127.0.0.1:0")
+                .unwrap();
+            let url = format!("http://{}", server.addrs()[0]);
+            actix_web::rt::spawn(server.run());
+            let error = client.cancel(&url, JobId::new()).await.unwrap_err();
+            assert_eq!(
+                matches!(error, PeerError::Refused(_)),
+                refused,
+                "{status}: {error}"
+            );
+            assert_eq!(
+                matches!(error, PeerError::Broken(_)),
+                !refused,
+                "{status}: {error}"
+            );
+        }
+    }
 
     #[test]
     fn gateways_know_each_other_during_a_rotation_of_the_master_key() {

@@ -52,6 +52,8 @@ pub(super) enum Outcome {
     NotReceived,
     /// The peer was lost, and may have executed it.
     Lost {
+        /// Whether it had begun to answer.
+        answered: bool,
         /// Whether rows had come.
         rows: bool,
     },
@@ -93,13 +95,20 @@ impl Forward {
             }
             Ok(Err(PeerError::Broken(error))) => {
                 log::warn!(job_id:% = self.job.id, error:% = error; "a peer was lost while it was handed job {}", self.job.id);
-                return Outcome::Lost { rows: false };
+                return Outcome::Lost {
+                    answered: false,
+                    rows: false,
+                };
             }
             Err(_) => {
                 log::warn!(job_id:% = self.job.id; "a peer does not answer, it may have job {}", self.job.id);
-                return Outcome::Lost { rows: false };
+                return Outcome::Lost {
+                    answered: false,
+                    rows: false,
+                };
             }
         };
+        pace.heard();
         let mut frames = Frames::default();
         loop {
             loop {
@@ -228,6 +237,7 @@ impl Pace {
 
     fn lost(&self) -> Outcome {
         Outcome::Lost {
+            answered: self.heard.load(Ordering::Relaxed) > 0,
             rows: self.passed.load(Ordering::Relaxed),
         }
     }

@@ -13,6 +13,7 @@ pub mod wire;
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use actix::prelude::*;
 use tokio::sync::watch;
@@ -31,6 +32,8 @@ use crate::ids::{GatewayId, JobId, SessionId};
 
 /// How many jobs may wait to be handed over.
 const MAILBOX: usize = 4096;
+/// How long a link to a peer that is gone stays, for what was sent to it before everybody knew.
+const LINGER: Duration = Duration::from_secs(5);
 
 /// The peer was declared lost or has left: whatever it says no more is lost too. Sent by the cluster actor.
 #[derive(Message, Debug, Clone, Copy)]
@@ -86,6 +89,8 @@ pub struct PeerLink {
     cx: PeerContext,
     running: HashMap<JobId, Running>,
     gone: bool,
+    /// Whether everybody has heard by now that it is.
+    lingered: bool,
 }
 
 impl PeerLink {
@@ -97,6 +102,7 @@ impl PeerLink {
             cx,
             running: HashMap::new(),
             gone: false,
+            lingered: false,
         }
     }
 }
@@ -150,10 +156,14 @@ impl Handler<PeerGone> for PeerLink {
 
     fn handle(&mut self, _: PeerGone, ctx: &mut Self::Context) {
         self.gone = true;
+        // The picker may have sent a job before it heard that the peer is gone: it is given back, not dropped.
+        ctx.run_later(LINGER, |act, ctx| {
+            act.lingered = true;
+            act.stop_when_idle(ctx);
+        });
         for running in self.running.values() {
             running.signal.send_modify(|signal| signal.lost = true);
         }
-        self.stop_when_idle(ctx);
     }
 }
 
@@ -165,10 +175,16 @@ impl Handler<Concluded> for PeerLink {
             return;
         };
         match outcome {
-            Outcome::Ended(end) => self.end(&running, end),
+            Outcome::Ended(end) => self.end(&running, as_seen_here(&running.job, end)),
             Outcome::Declined(declined) => self.declined(&running, declined),
             Outcome::NotReceived => self.not_received(&running),
-            Outcome::Lost { rows } => return self.lost(running, rows, ctx),
+            Outcome::Lost { answered, rows } => {
+                // One answer that breaks off says nothing of the others; the next one to connect will know.
+                if !answered {
+                    self.lost_sight();
+                }
+                return self.lost(running, rows, ctx);
+            }
             Outcome::Cancelled(cause) => self.cancelled(&running, cause),
         }
         self.stop_when_idle(ctx);
@@ -238,6 +254,8 @@ impl PeerLink {
             job, session_id, ..
         } = running;
         log::debug!(job_id:% = job.id, gateway_id:% = self.peer, why:? = why; "a peer did not take job {}", job.id);
+        // What the peer says next cannot be before what was asked of it.
+        let next = attempt.max(running.attempt);
         self.cx.links.said.do_send(PeerSaid::Declined {
             session_id: *session_id,
             why,
@@ -248,10 +266,15 @@ impl PeerLink {
         } = why
             && !job.reply.restart()
         {
-            return self.end(running, Err(JobError::lost(runner_id, delivery)));
+            let delivery = if job.reply.is_committed() {
+                Delivery::Partial
+            } else {
+                delivery
+            };
+            let error = JobError::lost(runner_id, delivery);
+            return self.end_unclaimed(running, next, error);
         }
-        // What the peer says next cannot be before what was asked of it.
-        self.give_back(job.id, *session_id, attempt.max(running.attempt), why);
+        self.give_back(job.id, *session_id, next, why);
     }
 
     fn not_received(&self, running: &Running) {
@@ -274,10 +297,16 @@ impl PeerLink {
     /// Ends a job whose caller has heard, or hears now, that it ended. If the peer has it, the peer records that;
     /// if nobody has, this does, and then it can never begin.
     fn cancelled(&self, running: &Running, cause: CancelCause) {
-        let error = JobError::from(cause);
+        // The peer may have given it back meanwhile, as its next attempt.
+        self.end_unclaimed(running, running.attempt, cause.into());
+        self.end_unclaimed(running, running.attempt + 1, cause.into());
+    }
+
+    /// Ends a job, and has that written down if nobody has claimed that attempt.
+    fn end_unclaimed(&self, running: &Running, attempt: u32, error: JobError) {
         let record = RecordUnplaced {
             job: running.job.clone(),
-            attempt: running.attempt,
+            attempt,
             error: error.clone(),
             at: self.cx.clock.now(),
         };
@@ -290,16 +319,15 @@ impl PeerLink {
     /// The peer was lost with a job. It may be tried again if the peer had not begun it, and then cannot begin it
     /// any more; or if it may be executed once more and its caller was sent nothing.
     fn lost(&mut self, running: Running, rows: bool, ctx: &mut Context<Self>) {
-        self.lost_sight();
         let job = &running.job;
         let once_more = job.may_be_executed_again() && job.reply.restart();
+        let delivery = match rows {
+            _ if job.reply.is_committed() => Delivery::Partial,
+            true => Delivery::Started,
+            false => Delivery::Unknown,
+        };
         if rows && !once_more {
-            let delivery = if job.reply.is_committed() {
-                Delivery::Partial
-            } else {
-                Delivery::Started
-            };
-            self.end(&running, Err(lost(delivery)));
+            self.end(&running, Err(JobError::lost_peer(delivery)));
             return self.stop_when_idle(ctx);
         }
         let supersede = SupersedeJob {
@@ -315,33 +343,53 @@ impl PeerLink {
             .supersede
             .send(supersede)
             .into_actor(self)
-            .map(move |won, act, ctx| act.superseded(job_id, matches!(won, Ok(Ok(true))), ctx))
+            .map(move |won, act, ctx| {
+                let again = once_more.then_some(Return::PeerLost { delivery });
+                let won = matches!(won, Ok(Ok(true))).then_some(again.unwrap_or(Return::Gone));
+                act.superseded(job_id, won, delivery, ctx);
+            })
             .spawn(ctx);
     }
 
-    fn superseded(&mut self, job_id: JobId, won: bool, ctx: &mut Context<Self>) {
+    fn superseded(
+        &mut self,
+        job_id: JobId,
+        won: Option<Return>,
+        delivery: Delivery,
+        ctx: &mut Context<Self>,
+    ) {
         let Some(running) = self.running.remove(&job_id) else {
             return;
         };
-        if won {
-            let next = running.attempt + 1;
-            self.give_back(job_id, running.session_id, next, Return::Gone);
-        } else {
-            self.end(&running, Err(lost(Delivery::Unknown)));
+        match won {
+            Some(why) => {
+                let next = running.attempt + 1;
+                self.give_back(job_id, running.session_id, next, why);
+            }
+            None => self.end(&running, Err(JobError::lost_peer(delivery))),
         }
         self.stop_when_idle(ctx);
     }
 
     fn stop_when_idle(&self, ctx: &mut Context<Self>) {
-        if self.gone && self.running.is_empty() {
+        if self.lingered && self.running.is_empty() {
             ctx.stop();
         }
     }
 }
 
-fn lost(delivery: Delivery) -> JobError {
-    JobError::RunnerFailed {
-        message: "the gateway that the runner is connected to was lost mid-job".to_owned(),
-        delivery,
-    }
+/// How a job ended, as its caller saw it: the peer knows what it passed on, and not what of that is held back here.
+fn as_seen_here(job: &Job, end: Result<Finished, JobError>) -> Result<Finished, JobError> {
+    let sent = job.reply.is_committed();
+    end.map_err(|error| match error {
+        JobError::RunnerFailed { message, delivery } => JobError::RunnerFailed {
+            message,
+            delivery: match delivery {
+                Delivery::Unknown | Delivery::Started if sent => Delivery::Partial,
+                Delivery::Partial if !sent => Delivery::Started,
+                delivery => delivery,
+            },
+        },
+        error => error,
+    })
 }

@@ -214,6 +214,7 @@ enum WireError {
     Cancelled,
     ResultOverflow { message: String },
     StoreUnavailable,
+    ClaimLost,
     Internal,
 }
 
@@ -242,8 +243,9 @@ impl From<JobError> for WireError {
             JobError::Cancelled => Self::Cancelled,
             JobError::ResultOverflow(message) => Self::ResultOverflow { message },
             JobError::StoreUnavailable => Self::StoreUnavailable,
-            // A return travels as a frame of its own; who lost a claim has nothing to say.
-            JobError::Internal | JobError::Returned(_) | JobError::ClaimLost => Self::Internal,
+            JobError::ClaimLost => Self::ClaimLost,
+            // A return travels as a frame of its own.
+            JobError::Internal | JobError::Returned(_) => Self::Internal,
         }
     }
 }
@@ -298,6 +300,7 @@ impl From<WireError> for JobError {
             WireError::Cancelled => Self::Cancelled,
             WireError::ResultOverflow { message } => Self::ResultOverflow(message),
             WireError::StoreUnavailable => Self::StoreUnavailable,
+            WireError::ClaimLost => Self::ClaimLost,
             WireError::Internal => Self::Internal,
         }
     }

@@ -18,7 +18,7 @@ use actix::prelude::*;
 use tokio::time::Instant;
 
 use self::remote::{Remote, Way};
-use super::catalogue::CatalogueReader;
+use super::catalogue::{Catalogue, CatalogueReader};
 use super::dispatcher::Return;
 use super::identity::GatewayIdentity;
 use super::job::Job;
@@ -269,6 +269,8 @@ pub struct Picker {
     remote: Remote,
     /// Runners that connected since this gateway started; the catalogue learns of it only later.
     seen: HashSet<RunnerId>,
+    /// Sessions of other gateways that took nothing new when they were last heard of.
+    draining_elsewhere: HashMap<SessionId, RunnerId>,
     /// When runners went in good order that have not come back since.
     left: HashMap<RunnerId, Instant>,
     cx: PickerContext,
@@ -282,6 +284,7 @@ impl Picker {
             sessions: HashMap::new(),
             remote: Remote::default(),
             seen: HashSet::new(),
+            draining_elsewhere: HashMap::new(),
             left: HashMap::new(),
             cx,
             _vital: vital,
@@ -294,6 +297,7 @@ impl Actor for Picker {
 
     fn started(&mut self, ctx: &mut Self::Context) {
         ctx.set_mailbox_capacity(1024);
+        ctx.add_stream(self.cx.catalogue.changes());
     }
 }
 
@@ -313,6 +317,15 @@ impl Handler<SessionChanged> for Picker {
             SessionChanged::Closed { session_id } => self.closed(session_id),
         }
     }
+}
+
+impl StreamHandler<Arc<Catalogue>> for Picker {
+    fn handle(&mut self, catalogue: Arc<Catalogue>, _: &mut Self::Context) {
+        self.follow(&catalogue);
+    }
+
+    // The stream ends with the process.
+    fn finished(&mut self, _: &mut Self::Context) {}
 }
 
 impl Handler<PeerChanged> for Picker {
@@ -408,10 +421,31 @@ impl Picker {
         };
         self.publish(&entry, None);
         if entry.draining {
-            let grace = self.cx.moving_grace;
-            self.left.retain(|_, at| at.elapsed() < grace);
-            self.left
-                .insert(entry.registration.runner_id, Instant::now());
+            self.left_in_order(entry.registration.runner_id);
+        }
+    }
+
+    fn left_in_order(&mut self, runner: RunnerId) {
+        let grace = self.cx.moving_grace;
+        self.left.retain(|_, at| at.elapsed() < grace);
+        self.left.insert(runner, Instant::now());
+    }
+
+    /// Notes which runners went in good order from other gateways, and which came there.
+    fn follow(&mut self, catalogue: &Catalogue) {
+        let elsewhere = catalogue.sessions().filter(|session| !self.is_own(session));
+        let (draining, there): (Vec<_>, Vec<_>) = elsewhere
+            .map(|session| (session.id, session.runner_id, session.state))
+            .partition(|(_, _, state)| *state == SessionState::Draining);
+        let draining = draining.into_iter().map(|(id, runner, _)| (id, runner));
+        let before = std::mem::replace(&mut self.draining_elsewhere, draining.collect());
+        for (session, runner) in before {
+            if !self.draining_elsewhere.contains_key(&session) {
+                self.left_in_order(runner);
+            }
+        }
+        for (_, runner, _) in there {
+            self.left.remove(&runner);
         }
     }
 

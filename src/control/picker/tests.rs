@@ -135,7 +135,7 @@ impl Rig {
 
     async fn reason(&self) -> String {
         match self.place().await {
-            Err(Unplaceable::Offline { reason }) => reason,
+            Err(Unplaceable::Offline { reason } | Unplaceable::Moving { reason }) => reason,
             other => panic!("somebody is there, or busy: {other:?}"),
         }
     }
@@ -206,6 +206,26 @@ async fn how_a_session_of_another_gateway_stands_is_believed() {
     );
     rig.mark(peer, session, SessionState::Ready).await;
     assert_eq!(rig.place().await, Ok(session));
+}
+
+#[actix::test]
+async fn a_runner_that_went_in_good_order_from_another_gateway_is_on_the_move() {
+    let rig = Rig::new().await;
+    let peer = rig.peer().await;
+    let _jobs = rig.way_to(peer).await;
+    for (state, moving) in [(SessionState::Draining, true), (SessionState::Ready, false)] {
+        let session = rig.there(peer).await;
+        rig.mark(peer, session, state).await;
+        // The picker follows every catalogue, and may be told of two at once.
+        tokio::time::sleep(Duration::from_millis(1)).await;
+        let (store, now) = (&rig.world.store, rig.world.clock.now());
+        assert!(store.session_close(peer, session, now).await.unwrap());
+        rig.world.refresh().await;
+        tokio::time::sleep(Duration::from_millis(1)).await;
+        let found = rig.place().await;
+        let is_moving = matches!(found, Err(Unplaceable::Moving { .. }));
+        assert_eq!(is_moving, moving, "{state:?}: {found:?}");
+    }
 }
 
 #[actix::test]

@@ -88,7 +88,10 @@ impl Attempt {
     pub(super) fn delivery(&self) -> Delivery {
         match self.stage {
             Stage::Claiming => Delivery::NotDelivered,
-            _ if self.job.reply.is_committed() => Delivery::Partial,
+            // What its caller was sent is known to the gateway that accepted it.
+            _ if self.job.only_session.is_none() && self.job.reply.is_committed() => {
+                Delivery::Partial
+            }
             Stage::Sent => Delivery::Unknown,
             Stage::Started => Delivery::Started,
         }

@@ -14,6 +14,7 @@ use crate::control::picker::SessionChanged;
 use crate::control::reply::{Finished, NotTaken};
 use crate::ids::AttemptId;
 use crate::protocol::{Chunk, Done, MAX_FRAME_BYTES, RowsFrame, RunnerFrame};
+use crate::query::rows::NotEncoded;
 
 /// What a frame may hold unread beyond its window: one frame may overdraw it.
 const UNREAD_LIMIT: usize = (crate::protocol::DEFAULT_WINDOW_BYTES + MAX_FRAME_BYTES) as usize;
@@ -103,9 +104,15 @@ impl RunnerSession {
         if chunk.rows.is_empty() {
             return;
         }
-        let mapped = match attempt.mapper().encode(&chunk.rows) {
+        let mapped = match attempt.mapper().encode(&chunk.rows, PROTOCOL_1_BUFFER) {
             Ok(mapped) => mapped,
-            Err(bad_row) => {
+            Err(NotEncoded::TooLarge) => {
+                return self.overflow(
+                    chunk.id,
+                    "a chunk of rows is larger than 8 MiB once it is mapped to the lens",
+                );
+            }
+            Err(NotEncoded::BadRow(bad_row)) => {
                 self.cancel_at_runner(chunk.id);
                 self.settle(
                     chunk.id,
@@ -135,13 +142,18 @@ impl RunnerSession {
                 self.cancel_at_runner(id);
                 self.settle(id, Err(JobError::Cancelled));
             }
-            Err(NotTaken::Overflow) => {
-                self.cancel_at_runner(id);
-                let message = "the caller reads too slowly for a runner without flow control, or rows came one at a \
-                               time faster than they were read; the rest was dropped";
-                self.settle(id, Err(JobError::ResultOverflow(message.to_owned())));
-            }
+            Err(NotTaken::Overflow) => self.overflow(
+                id,
+                "the caller reads too slowly for a runner without flow control, or rows came one at a time faster \
+                 than they were read; the rest was dropped",
+            ),
         }
+    }
+
+    /// Ends a job whose rows there is no room for.
+    fn overflow(&mut self, id: AttemptId, message: &str) {
+        self.cancel_at_runner(id);
+        self.settle(id, Err(JobError::ResultOverflow(message.to_owned())));
     }
 
     fn on_done(&mut self, done: Done) {

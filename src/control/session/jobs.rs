@@ -88,11 +88,13 @@ impl RunnerSession {
             return;
         };
         match answer {
+            Err(StoreError::Conflict(_)) => self.settle_unclaimed(id, JobError::settled_before()),
             Err(error) => {
                 log::warn!(job_id:% = attempt.job.id, error:% = error; "job {} could not be claimed", attempt.job.id);
-                self.settle_unclaimed(id, JobError::StoreUnavailable);
+                // Should the claim have been written all the same, its end is written down behind it.
+                self.settle(id, Err(JobError::StoreUnavailable));
             }
-            // Settled elsewhere in the meantime: whoever did so has told the caller.
+            // Cancelled elsewhere in the meantime, or a detached one that somebody else has by now.
             Ok(false) => self.settle_unclaimed(id, JobError::ClaimLost),
             Ok(true) => match attempt.cancelled {
                 Some(cause) => self.settle(id, Err(cause.into())),
@@ -324,7 +326,10 @@ impl RunnerSession {
             let (reply, delivery) = (&attempt.job.reply, attempt.delivery());
             if unwritten && delivery == Delivery::Unknown {
                 self.return_claimed(id, Return::Gone);
-            } else if attempt.job.may_be_executed_again() && reply.restart() {
+            } else if attempt.job.may_be_executed_again()
+                && (attempt.job.only_session.is_some() || reply.restart())
+            {
+                // Another gateway's caller starts over there, or hears of it there if it is too late for that.
                 log::info!(job_id:% = attempt.job.id, runner_id:% = runner_id; "job {} is executed once more, its runner was lost", attempt.job.id);
                 let why = Return::Lost {
                     runner_id,

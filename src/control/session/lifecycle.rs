@@ -119,6 +119,10 @@ impl RunnerSession {
                 StoreError::NotFound => {
                     self.close(close::TOKEN_REVOKED, "this runner was revoked or deleted")
                 }
+                StoreError::Conflict(_) => self.close(
+                    close::GOING_AWAY,
+                    "the gateway starts afresh, connect again",
+                ),
                 _ => self.close(close::GOING_AWAY, "the gateway cannot reach its store"),
             };
         }

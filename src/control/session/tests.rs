@@ -605,6 +605,26 @@ async fn a_slow_caller_of_a_protocol_1_runner_overflows_alone() {
 }
 
 #[actix::test]
+async fn a_chunk_of_a_protocol_1_runner_that_maps_to_too_much_ends_its_job() {
+    let rig = Rig::new().await;
+    rig.hello(1, 8).await;
+    let often = (0..9).map(|n| ("a".to_owned(), format!("o{n}"))).collect();
+    let timeout = Duration::from_secs(30);
+    let job = rig
+        .world
+        .job_with(timeout, |spec| spec.fields = Some(often));
+    let (_, mut reply, id) = rig.execute_job(job).await;
+    let big = "x".repeat(1 << 20);
+    rig.says(json!({"type": "chunk", "id": id, "rows": [{"a": big}]}))
+        .await;
+    let Err(JobError::ResultOverflow(message)) = end(&mut reply).await else {
+        panic!("it was taken");
+    };
+    assert!(message.contains("mapped to the lens"), "{message}");
+    assert_eq!(rig.frame("cancel").await["id"], id.to_string());
+}
+
+#[actix::test]
 async fn answers_for_unknown_attempts_are_ignored() {
     let rig = Rig::new().await;
     rig.hello(2, 8).await;

@@ -68,10 +68,12 @@ const TAKE: Texts = Texts {
 };
 
 const MARK: Texts = Texts {
-    postgres: "UPDATE runner_jobs SET status = 'dispatched', dispatched_at = b.dispatched_at, \
-               runner_id = b.placement ->> 'runner', session_id = b.placement ->> 'session' \
-               FROM json_to_recordset($batch::json) AS b \
+    postgres: "WITH b AS (SELECT t.* FROM json_to_recordset($batch::json) AS t \
                (id text, attempt integer, holder text, placement json, dispatched_at timestamp) \
+               JOIN runner_jobs j ON j.id = t.id WHERE j.status = 'claimed' \
+               AND j.attempt = t.attempt AND j.claimed_by = t.holder ORDER BY j.id FOR UPDATE OF j) \
+               UPDATE runner_jobs SET status = 'dispatched', dispatched_at = b.dispatched_at, \
+               runner_id = b.placement ->> 'runner', session_id = b.placement ->> 'session' FROM b \
                WHERE runner_jobs.id = b.id AND runner_jobs.status = 'claimed' \
                AND runner_jobs.attempt = b.attempt AND runner_jobs.claimed_by = b.holder RETURNING runner_jobs.id",
     sqlite: "UPDATE runner_jobs SET status = 'dispatched', dispatched_at = b.dispatched_at, \
@@ -86,9 +88,12 @@ const MARK: Texts = Texts {
 
 /// A claim was certainly not sent, so the attempt is still to be made.
 const RELEASE: Texts = Texts {
-    postgres: "UPDATE runner_jobs SET status = 'pending', claimed_by = NULL, claimed_at = NULL, \
-               runner_id = NULL, session_id = NULL \
-               FROM json_to_recordset($batch::json) AS b (id text, attempt integer, holder text) \
+    postgres: "WITH b AS (SELECT t.* FROM json_to_recordset($batch::json) AS t \
+               (id text, attempt integer, holder text) \
+               JOIN runner_jobs j ON j.id = t.id WHERE j.status = 'claimed' \
+               AND j.attempt = t.attempt AND j.claimed_by = t.holder ORDER BY j.id FOR UPDATE OF j) \
+               UPDATE runner_jobs SET status = 'pending', claimed_by = NULL, claimed_at = NULL, \
+               runner_id = NULL, session_id = NULL FROM b \
                WHERE runner_jobs.id = b.id AND runner_jobs.status = 'claimed' \
                AND runner_jobs.attempt = b.attempt AND runner_jobs.claimed_by = b.holder RETURNING runner_jobs.id",
     sqlite: "UPDATE runner_jobs SET status = 'pending', claimed_by = NULL, claimed_at = NULL, \

@@ -32,6 +32,10 @@ struct Holders {
     lost: Option<GatewayId>,
     /// But not this one's.
     own: Option<GatewayId>,
+    /// Only of those that are not up, and only what was claimed before that time.
+    orphans: bool,
+    #[serde(serialize_with = "serialize_stamp")]
+    claimed_before: UtcTime,
     max_attempts: i32,
     #[serde(serialize_with = "serialize_stamp")]
     now: UtcTime,
@@ -41,39 +45,53 @@ struct Holders {
 /// if it asked for that. Nobody would answer a synchronous job.
 const GIVE_BACK: Texts = Texts {
     postgres: "WITH p AS (SELECT * FROM json_to_record($batch::json) AS t \
-               (lost text, own text, max_attempts integer)), \
+               (lost text, own text, orphans boolean, claimed_before timestamp, max_attempts integer)), \
                mine AS (SELECT j.id FROM runner_jobs j, p WHERE j.finished_at IS NULL AND j.detached \
                AND (p.lost IS NULL OR j.claimed_by = p.lost) AND (p.own IS NULL OR j.claimed_by <> p.own) \
+               AND (NOT p.orphans OR (j.claimed_at < p.claimed_before \
+               AND NOT EXISTS (SELECT 1 FROM gateways g WHERE g.id = j.claimed_by))) \
                AND (j.status = 'claimed' OR (j.status = 'dispatched' AND j.retry AND j.attempt < p.max_attempts)) \
                ORDER BY j.id FOR UPDATE OF j SKIP LOCKED) \
                UPDATE runner_jobs SET attempt = attempt + CASE status WHEN 'dispatched' THEN 1 ELSE 0 END, \
                status = 'pending', claimed_by = NULL, claimed_at = NULL, dispatched_at = NULL, runner_id = NULL, \
                session_id = NULL FROM mine WHERE runner_jobs.id = mine.id",
-    sqlite: "WITH p AS (SELECT d ->> '$.lost' AS lost, d ->> '$.own' AS own, \
-             d ->> '$.max_attempts' AS max_attempts FROM (SELECT $batch AS d)) \
+    sqlite: "WITH p AS (SELECT d ->> '$.lost' AS lost, d ->> '$.own' AS own, d ->> '$.orphans' AS orphans, \
+             d ->> '$.claimed_before' AS claimed_before, d ->> '$.max_attempts' AS max_attempts FROM (SELECT $batch AS d)) \
              UPDATE runner_jobs SET attempt = attempt + CASE status WHEN 'dispatched' THEN 1 ELSE 0 END, \
              status = 'pending', claimed_by = NULL, claimed_at = NULL, dispatched_at = NULL, runner_id = NULL, \
              session_id = NULL FROM p WHERE finished_at IS NULL AND detached \
              AND (p.lost IS NULL OR claimed_by = p.lost) AND (p.own IS NULL OR claimed_by <> p.own) \
+             AND (NOT p.orphans OR (claimed_at < p.claimed_before \
+             AND NOT EXISTS (SELECT 1 FROM gateways g WHERE g.id = claimed_by))) \
              AND (status = 'claimed' OR (status = 'dispatched' AND retry AND attempt < p.max_attempts))",
 };
 
-/// Everything else that the gateway held.
+/// Everything else that the gateway held. How far what it had sent came, nobody can say.
 const FAIL: Texts = Texts {
-    postgres: "WITH p AS (SELECT * FROM json_to_record($batch::json) AS t (lost text, own text, now timestamp)), \
+    postgres: "WITH p AS (SELECT * FROM json_to_record($batch::json) AS t \
+               (lost text, own text, orphans boolean, claimed_before timestamp, now timestamp)), \
                mine AS (SELECT j.id FROM runner_jobs j, p WHERE j.finished_at IS NULL \
                AND j.status IN ('claimed', 'dispatched') \
                AND (p.lost IS NULL OR j.claimed_by = p.lost) AND (p.own IS NULL OR j.claimed_by <> p.own) \
+               AND (NOT p.orphans OR (j.claimed_at < p.claimed_before \
+               AND NOT EXISTS (SELECT 1 FROM gateways g WHERE g.id = j.claimed_by))) \
                ORDER BY j.id FOR UPDATE OF j SKIP LOCKED) \
                UPDATE runner_jobs SET status = 'failed', finished_at = p.now, request = NULL, \
-               error_code = 'runner_failed', error_message = 'The gateway that held the job was lost' \
+               error_code = 'runner_failed', error_message = 'The gateway that held the job was lost', \
+               routing = CASE runner_jobs.status WHEN 'dispatched' \
+               THEN coalesce(runner_jobs.routing, '{\"delivery\":\"unknown\"}'::json) ELSE runner_jobs.routing END \
                FROM mine, p WHERE runner_jobs.id = mine.id",
-    sqlite: "WITH p AS (SELECT d ->> '$.lost' AS lost, d ->> '$.own' AS own, d ->> '$.now' AS now \
+    sqlite: "WITH p AS (SELECT d ->> '$.lost' AS lost, d ->> '$.own' AS own, d ->> '$.orphans' AS orphans, \
+             d ->> '$.claimed_before' AS claimed_before, d ->> '$.now' AS now \
              FROM (SELECT $batch AS d)) \
              UPDATE runner_jobs SET status = 'failed', finished_at = p.now, request = NULL, \
-             error_code = 'runner_failed', error_message = 'The gateway that held the job was lost' \
+             error_code = 'runner_failed', error_message = 'The gateway that held the job was lost', \
+             routing = CASE status WHEN 'dispatched' \
+             THEN coalesce(routing, '{\"delivery\":\"unknown\"}') ELSE routing END \
              FROM p WHERE finished_at IS NULL AND status IN ('claimed', 'dispatched') \
-             AND (p.lost IS NULL OR claimed_by = p.lost) AND (p.own IS NULL OR claimed_by <> p.own)",
+             AND (p.lost IS NULL OR claimed_by = p.lost) AND (p.own IS NULL OR claimed_by <> p.own) \
+             AND (NOT p.orphans OR (claimed_at < p.claimed_before \
+             AND NOT EXISTS (SELECT 1 FROM gateways g WHERE g.id = claimed_by)))",
 };
 
 /// The two statements that settle what gateways held.
@@ -88,6 +106,8 @@ impl Settling {
         Self::new(&Holders {
             lost: Some(lost),
             own: None,
+            orphans: false,
+            claimed_before: now,
             max_attempts: MAX_ATTEMPTS,
             now,
         })
@@ -98,6 +118,20 @@ impl Settling {
         Self::new(&Holders {
             lost: None,
             own: Some(own),
+            orphans: false,
+            claimed_before: now,
+            max_attempts: MAX_ATTEMPTS,
+            now,
+        })
+    }
+
+    /// For the jobs that were claimed before that time by gateways that are not up.
+    fn of_orphans(now: UtcTime, claimed_before: UtcTime) -> Result<Self, StoreError> {
+        Self::new(&Holders {
+            lost: None,
+            own: None,
+            orphans: true,
+            claimed_before,
             max_attempts: MAX_ATTEMPTS,
             now,
         })
@@ -229,6 +263,17 @@ impl Store {
             let requeued = give_back.execute(connection).await?;
             Ok(Settled { requeued, failed: 0, expired })
         })
+    }
+
+    /// Settles what was claimed before that time by gateways that are not up: a gateway that does not know yet
+    /// that it was declared lost may still claim, when what it held has been settled already.
+    pub async fn job_settle_orphans(
+        &self,
+        now: UtcTime,
+        claimed_before: UtcTime,
+    ) -> Result<Settled, StoreError> {
+        let settling = Settling::of_orphans(now, claimed_before)?;
+        unit!(self, Transaction, connection => { Ok(settle!(settling, connection)) })
     }
 
     /// Removes at most `batch` ended jobs: those created before `before`, and the oldest of more than `keep`.

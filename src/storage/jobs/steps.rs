@@ -1,7 +1,8 @@
 //! The steps of a job's life, each over a batch, each batch one transaction.
 //!
 //! Batches are sorted by id before they are written, so that two gateways that insert the same ids wait for
-//! each other in one order only.
+//! each other in one order only. For the same reason an update on PostgreSQL first locks its rows by id: left to
+//! itself it would take them in whatever order its plan has.
 
 use diesel::sql_types::{Integer, Nullable, Text};
 use diesel_async::RunQueryDsl;
@@ -114,12 +115,14 @@ const CLAIM_AND_MARK: Texts = Texts {
 
 /// Writes the end; what a detached job asked is no longer needed then.
 pub(super) const FINISH: Texts = Texts {
-    postgres: "UPDATE runner_jobs SET status = b.status, finished_at = b.finished_at, error_code = b.error_code, \
+    postgres: "WITH b AS (SELECT t.* FROM json_to_recordset($batch::json) AS t (id text, attempt integer, \
+               holder text, status text, finished_at timestamp, error_code text, error_message text, \
+               row_count bigint, duration_ms bigint, routing json) JOIN runner_jobs j ON j.id = t.id \
+               WHERE j.status IN ('claimed', 'dispatched') AND j.attempt = t.attempt AND j.claimed_by = t.holder \
+               ORDER BY j.id FOR UPDATE OF j) \
+               UPDATE runner_jobs SET status = b.status, finished_at = b.finished_at, error_code = b.error_code, \
                error_message = b.error_message, row_count = b.row_count, duration_ms = b.duration_ms, \
-               routing = coalesce(b.routing, runner_jobs.routing), request = NULL \
-               FROM json_to_recordset($batch::json) AS b (id text, attempt integer, holder text, status text, \
-               finished_at timestamp, error_code text, error_message text, row_count bigint, duration_ms bigint, \
-               routing json) \
+               routing = coalesce(b.routing, runner_jobs.routing), request = NULL FROM b \
                WHERE runner_jobs.id = b.id AND runner_jobs.status IN ('claimed', 'dispatched') \
                AND runner_jobs.attempt = b.attempt AND runner_jobs.claimed_by = b.holder RETURNING runner_jobs.id",
     sqlite: "UPDATE runner_jobs SET status = b.status, finished_at = b.finished_at, error_code = b.error_code, \
@@ -136,9 +139,12 @@ pub(super) const FINISH: Texts = Texts {
 };
 
 const REQUEUE: Texts = Texts {
-    postgres: "UPDATE runner_jobs SET status = 'pending', attempt = runner_jobs.attempt + 1, claimed_by = NULL, \
-               claimed_at = NULL, dispatched_at = NULL, runner_id = NULL, session_id = NULL \
-               FROM json_to_recordset($batch::json) AS b (id text, attempt integer, holder text) \
+    postgres: "WITH b AS (SELECT t.* FROM json_to_recordset($batch::json) AS t (id text, attempt integer, \
+               holder text) JOIN runner_jobs j ON j.id = t.id \
+               WHERE j.status IN ('claimed', 'dispatched') AND j.attempt = t.attempt AND j.claimed_by = t.holder \
+               ORDER BY j.id FOR UPDATE OF j) \
+               UPDATE runner_jobs SET status = 'pending', attempt = runner_jobs.attempt + 1, claimed_by = NULL, \
+               claimed_at = NULL, dispatched_at = NULL, runner_id = NULL, session_id = NULL FROM b \
                WHERE runner_jobs.id = b.id AND runner_jobs.status IN ('claimed', 'dispatched') \
                AND runner_jobs.attempt = b.attempt AND runner_jobs.claimed_by = b.holder RETURNING runner_jobs.id",
     sqlite: "UPDATE runner_jobs SET status = 'pending', attempt = runner_jobs.attempt + 1, claimed_by = NULL, \
@@ -151,11 +157,13 @@ const REQUEUE: Texts = Texts {
 
 /// Writes down the end of jobs that nobody had claimed: refused, cancelled, or out of time.
 const END_UNPLACED: Texts = Texts {
-    postgres: "UPDATE runner_jobs SET status = b.status, finished_at = b.finished_at, error_code = b.error_code, \
+    postgres: "WITH b AS (SELECT t.* FROM json_to_recordset($batch::json) AS t (id text, attempt integer, \
+               status text, finished_at timestamp, error_code text, error_message text, duration_ms bigint, \
+               routing json) JOIN runner_jobs j ON j.id = t.id \
+               WHERE j.status = 'pending' AND j.attempt = t.attempt ORDER BY j.id FOR UPDATE OF j) \
+               UPDATE runner_jobs SET status = b.status, finished_at = b.finished_at, error_code = b.error_code, \
                error_message = b.error_message, duration_ms = b.duration_ms, \
-               routing = coalesce(b.routing, runner_jobs.routing), request = NULL \
-               FROM json_to_recordset($batch::json) AS b (id text, attempt integer, status text, finished_at timestamp, \
-               error_code text, error_message text, duration_ms bigint, routing json) \
+               routing = coalesce(b.routing, runner_jobs.routing), request = NULL FROM b \
                WHERE runner_jobs.id = b.id AND runner_jobs.status = 'pending' AND runner_jobs.attempt = b.attempt \
                RETURNING runner_jobs.id",
     sqlite: "UPDATE runner_jobs SET status = b.status, finished_at = b.finished_at, error_code = b.error_code, \

@@ -175,7 +175,7 @@ async fn only_the_holder_at_that_attempt_may_end_a_job(fixture: Fixture) {
             .job_requeue(vec![Requeue {
                 id: job.id,
                 attempt: 2,
-                holder: holder
+                holder
             }])
             .await
             .unwrap()

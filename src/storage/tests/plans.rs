@@ -233,6 +233,12 @@ fn keeping_order_reads_only_what_is_unfinished_or_old() {
         }
         check("sweep", &scans(&store).await, &[unfinished], &[], 2000);
         for _ in 0..TIMES {
+            store.job_settle_orphans(at(2), at(0)).await.unwrap();
+        }
+        let mut settled = scans(&store).await;
+        settled.retain(|name, _| name.starts_with("runner_jobs"));
+        check("orphans", &settled, &[unfinished], &[], 2000);
+        for _ in 0..TIMES {
             let lost = gateway(&store).await;
             store.gateway_declare_lost(lost, 0, at(3)).await.unwrap();
         }
@@ -288,7 +294,7 @@ fn deltas_read_what_has_changed_and_no_more() {
              INSERT INTO sources (id, environment_id, name, bridge, credentials_location, created_at, changed_at) \
                SELECT 's' || n, '{env}', 's' || n, '', 'managed', t, t FROM many; \
              INSERT INTO runner_assignments SELECT 'r' || n, 's' || n, t FROM many; \
-             INSERT INTO lenses SELECT 'l' || n, '{env}', 'l' || n, 's1', '', '[]', '{{}}', '[]', '{{}}', t, t FROM many; \
+             INSERT INTO lenses SELECT 'l' || n, '{env}', 'l' || n, 's1', '', '[]', '{{}}', '[]', '{{}}', 'fail', t, t FROM many; \
              INSERT INTO keys (id, kind, organisation_id, hash, display, created_at, changed_at) \
                SELECT 'k' || n, 'ak', '{org}', 'k' || n, '', t, t FROM many; \
              INSERT INTO runner_sessions SELECT 'x' || n, 'r1', '{org}', '{own}', NULL, 2, NULL, NULL, '[]', '{{}}', \
@@ -399,7 +405,8 @@ fn every_step_but_the_last_is_an_update_in_place() {
             assert_eq!(store.job_mark(vec![mark]).await.unwrap(), [id]);
         }
         let (all, hot) = updates("steps of detached jobs").await;
-        assert!(all == 80 && hot >= 70);
+        // A page that is full of what was just written, and may still be looked at, has no room for all.
+        assert!(all == 80 && 2 * hot > all);
 
         // Presence is written all the time, and is in no index either.
         let session = acme.session(own);

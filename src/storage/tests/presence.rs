@@ -9,6 +9,7 @@ contract!(
     a_gateway_that_was_declared_lost_learns_it,
     a_gateway_that_renewed_is_not_lost,
     the_jobs_of_a_lost_gateway_are_settled,
+    what_a_lost_gateway_claims_afterwards_is_settled_too,
     taking_over_leaves_only_what_is_ones_own,
     touches_move_times_forward_only,
     a_revoked_or_foreign_runner_opens_no_session,
@@ -189,6 +190,40 @@ async fn the_jobs_of_a_lost_gateway_are_settled(fixture: Fixture) {
         .map(|(job, ..)| end(lost, job, Completed))
         .collect();
     assert!(store.job_finish(ends).await.unwrap().is_empty());
+}
+
+async fn what_a_lost_gateway_claims_afterwards_is_settled_too(fixture: Fixture) {
+    let (acme, store) = (world(&fixture.store, "acme").await, &fixture.store);
+    let (lost, own) = (gateway(store).await, gateway(store).await);
+    store.gateway_declare_lost(lost, 0, at(0)).await.unwrap();
+    let jobs = abandoned(store, &acme, lost).await;
+    let [fresh, silent, mine] = [(); 3].map(|()| NewJob {
+        routing: None,
+        ..acme.job()
+    });
+    for (job, holder, claimed_at) in [(&fresh, lost, 10), (&silent, lost, 1), (&mine, own, 1)] {
+        store
+            .job_claim_sync(vec![acme.claim(holder, job)], at(claimed_at))
+            .await
+            .unwrap();
+    }
+    let settle = || store.job_settle_orphans(at(20), at(5));
+    let settled = Settled {
+        requeued: 3,
+        failed: 6,
+        expired: 0,
+    };
+    assert_eq!(settle().await.unwrap(), settled);
+    assert_eq!(settle().await.unwrap(), Settled::default());
+    check(store, &acme, &jobs).await;
+    for (job, status, routing) in [
+        (&fresh, Dispatched, None),
+        (&silent, Failed, Some(json!({"delivery": "unknown"}))),
+        (&mine, Dispatched, None),
+    ] {
+        let row = store.job_get(acme.organisation, job.id).await.unwrap();
+        assert_eq!((row.status, row.routing), (status, routing));
+    }
 }
 
 async fn taking_over_leaves_only_what_is_ones_own(fixture: Fixture) {

@@ -132,7 +132,8 @@ async fn job_result(
     }
     match row.status {
         JobStatus::Completed => match front.gateway.kept_result(&row).await? {
-            Some(kept) => detached::show(&front, row.id, kept, reader.audience()),
+            // The permit is held until the answer is built.
+            Some((kept, _permit)) => detached::show(&front, row.id, kept, reader.audience()),
             None => Err(ApiError::new(
                 Code::ResultExpired,
                 "the result of this job is not kept any more; ask the query again",
