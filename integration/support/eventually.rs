@@ -8,14 +8,26 @@ use tokio::time::Instant;
 pub(crate) async fn eventually<T>(
     what: &str,
     timeout: Duration,
-    mut condition: impl AsyncFnMut() -> Result<T, String>,
+    condition: impl AsyncFnMut() -> Result<T, String>,
 ) -> T {
+    let came = within(what, timeout, condition).await;
+    came.unwrap_or_else(|late| panic!("{late}"))
+}
+
+/// The same for those who go on without it.
+pub(crate) async fn within<T>(
+    what: &str,
+    timeout: Duration,
+    mut condition: impl AsyncFnMut() -> Result<T, String>,
+) -> Result<T, String> {
     let deadline = Instant::now() + timeout;
     loop {
         match condition().await {
-            Ok(value) => return value,
+            Ok(value) => return Ok(value),
             Err(status) if Instant::now() >= deadline => {
-                panic!("not within {timeout:?}: {what}; last seen: {status}")
+                return Err(format!(
+                    "not within {timeout:?}: {what}; last seen: {status}"
+                ));
             }
             Err(_) => tokio::time::sleep(Duration::from_millis(20)).await,
         }

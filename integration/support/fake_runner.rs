@@ -42,7 +42,11 @@ pub(crate) struct FakeRunner {
 impl FakeRunner {
     /// Opens the socket without saying hello; `Err` is the status of the refusal.
     pub(crate) async fn dial(gateway: &Gateway, token: &str, place: TokenIn) -> Result<Self, u16> {
-        let address = gateway.address();
+        Self::dial_at(&gateway.address(), token, place).await
+    }
+
+    /// The same at `host:port`.
+    async fn dial_at(address: &str, token: &str, place: TokenIn) -> Result<Self, u16> {
         let query = match place {
             TokenIn::Header => String::new(),
             TokenIn::Url => format!("?token={token}"),
@@ -76,6 +80,13 @@ impl FakeRunner {
             .expect("the token is good");
         runner.say_hello(hello).await;
         runner
+    }
+
+    /// Opens a protocol 2 session at `host:port`; `Err` is the status of the refusal.
+    pub(crate) async fn open_at(address: &str, runner: &Runner) -> Result<Self, u16> {
+        let mut session = Self::dial_at(address, &runner.token, TokenIn::Header).await?;
+        session.say_hello(hello_v2(&runner.id)).await;
+        Ok(session)
     }
 
     /// Says hello and waits for the acknowledgement.
@@ -192,6 +203,15 @@ impl FakeRunner {
         loop {
             if let Incoming::Closed(code) = self.next().await {
                 return code;
+            }
+        }
+    }
+
+    /// Waits for the end of the session, whatever comes before, and however long it takes.
+    pub(crate) async fn closed_somehow(&mut self) {
+        while let Some(Ok(message)) = self.socket.next().await {
+            if matches!(message, Message::Close(_)) {
+                return;
             }
         }
     }

@@ -1,9 +1,11 @@
 //! What the tests stand on: real databases, child processes, a REST client, and runners and sockets that
 //! misbehave on command. Holds no test and no knowledge of the product's code but its published contract.
 
+pub(crate) mod cluster;
 pub(crate) mod databases;
 pub(crate) mod eventually;
 pub(crate) mod fake_runner;
+pub(crate) mod fault_proxy;
 pub(crate) mod gateway;
 pub(crate) mod hosted;
 pub(crate) mod pg_server;

@@ -21,6 +21,8 @@ impl Api {
         let http = reqwest::Client::builder()
             .no_proxy()
             .timeout(Duration::from_secs(90))
+            // Shorter than the patience of a balancer, which closes what is idle as a request sets out.
+            .pool_idle_timeout(Duration::from_secs(5))
             .build()
             .unwrap();
         Self {
