@@ -7,9 +7,9 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::cluster::CancelElsewhere;
-use super::dispatcher::{Declined, Dispatch, Return};
+use super::dispatcher::{Dispatch, Return};
 use super::peer::wire::ExecuteRequest;
-use super::{ControlPlane, Job, JobError, JobSpec, ReplyStream};
+use super::{ControlPlane, Job, JobSpec, ReplyStream};
 use crate::ids::{GatewayId, JobId};
 
 impl ControlPlane {
@@ -50,8 +50,7 @@ impl ControlPlane {
             None
         };
         if let Some(why) = declined {
-            let declined = Declined { why, attempt };
-            job.reply.end(Err(JobError::Returned(declined)));
+            job.hand_back(why, attempt);
         }
         stream
     }

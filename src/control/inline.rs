@@ -323,9 +323,7 @@ impl InlineExecutor {
     fn report(&self, running: &Running, rows: u64, result: Result<Finished, JobError>) {
         let (job, now) = (&running.job, self.cx.clock.now());
         let (holder, attempt) = (running.holder, running.attempt);
-        // The end of a detached job is written down by whoever reads its reply, with the result.
-        let finish = (job.detached.is_none())
-            .then(|| FinishJob::new(job, holder, attempt, rows, &result, now));
+        let finish = FinishJob::of(job, holder, attempt, rows, &result, now);
         job.reply.end(result);
         if let Some(finish) = finish {
             self.cx.links.finish.do_send(finish);

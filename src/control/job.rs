@@ -5,6 +5,8 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
+use super::dispatcher::{Declined, Return};
+use super::error::JobError;
 use super::reply::ReplySender;
 use crate::clock::UtcTime;
 use crate::domain::job::may_retry;
@@ -78,6 +80,12 @@ pub struct Job {
 }
 
 impl Job {
+    /// Says to the gateway that accepted it that it was not taken here.
+    pub fn hand_back(&self, why: Return, attempt: u32) {
+        self.reply
+            .end(Err(JobError::Returned(Declined { why, attempt })));
+    }
+
     /// Whether it may be executed once more if it is lost now, as far as that depends on what it asked for and what
     /// became of it before. Of a detached job that is decided by whoever reads its reply.
     pub fn may_be_executed_again(&self) -> bool {

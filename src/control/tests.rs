@@ -42,14 +42,9 @@ async fn a_gateway_signs_off_after_the_ends_of_its_jobs_are_written_down() {
         jobs.push((job, reply));
     }
     for (job, _) in &jobs {
-        plane.ledger.do_send(FinishJob::new(
-            job,
-            plane.gateway_id(),
-            1,
-            1,
-            &Ok(Finished::default()),
-            world.clock.now(),
-        ));
+        let (ended, now) = (Ok(Finished::default()), world.clock.now());
+        let finish = FinishJob::of(job, plane.gateway_id(), 1, 1, &ended, now);
+        plane.ledger.do_send(finish.unwrap());
     }
     plane.drain().await;
     for (job, _) in &jobs {

@@ -211,22 +211,12 @@ impl Handler<Dispatch> for Dispatcher {
     fn handle(&mut self, Dispatch { job, attempt }: Dispatch, ctx: &mut Self::Context) {
         // A gateway that hands a job over again may be faster than the end of its first try here.
         if self.jobs.get(job.id).is_some() {
-            let declined = Declined {
-                why: Return::Busy,
-                attempt,
-            };
-            return job.reply.end(Err(JobError::Returned(declined)));
+            return job.hand_back(Return::Busy, attempt);
         }
         if self.jobs.len() >= MAX_LIVE_JOBS {
             return match job.only_session {
                 // The gateway that accepted it asks somebody else.
-                Some(_) => {
-                    let declined = Declined {
-                        why: Return::Busy,
-                        attempt,
-                    };
-                    job.reply.end(Err(JobError::Returned(declined)));
-                }
+                Some(_) => job.hand_back(Return::Busy, attempt),
                 None => self.refuse(&job, attempt, busy()),
             };
         }
@@ -486,12 +476,9 @@ impl Dispatcher {
 
     /// Gives a job back to the gateway that has accepted it, which places it again.
     fn hand_back(&mut self, id: JobId, why: Return) {
-        let Some(live) = self.jobs.end(id) else {
-            return;
-        };
-        let attempt = live.attempt;
-        let declined = Declined { why, attempt };
-        live.job.reply.end(Err(JobError::Returned(declined)));
+        if let Some(live) = self.jobs.end(id) {
+            live.job.hand_back(why, live.attempt);
+        }
     }
 
     /// Ends a job that its executor should have ended and has not: whatever became of that actor, the

@@ -71,16 +71,18 @@ pub struct ClaimJob {
 pub struct FinishJob(storage::Finish);
 
 impl FinishJob {
-    /// The record of how an attempt ended.
-    pub fn new(
+    /// The record of how an attempt ended; none of a detached job, whose end is written down by whoever reads its
+    /// reply, with the result.
+    pub fn of(
         job: &Job,
         holder: GatewayId,
         attempt: u32,
         rows: u64,
         result: &Result<Finished, JobError>,
         at: UtcTime,
-    ) -> Self {
-        Self(entries::finish(job, attempt, holder, rows, result, at))
+    ) -> Option<Self> {
+        let waited_for = job.detached.is_none();
+        waited_for.then(|| Self(entries::finish(job, attempt, holder, rows, result, at)))
     }
 }
 

@@ -175,7 +175,10 @@ impl Handler<Concluded> for PeerLink {
             return;
         };
         match outcome {
-            Outcome::Ended(end) => self.end(&running, as_seen_here(&running.job, end)),
+            Outcome::Ended(end) => self.end(
+                &running,
+                end.map_err(|error| as_seen_here(&running.job, error)),
+            ),
             Outcome::Declined(declined) => self.declined(&running, declined),
             Outcome::NotReceived => self.not_received(&running),
             Outcome::Lost { answered, rows } => {
@@ -266,13 +269,9 @@ impl PeerLink {
         } = why
             && !job.reply.restart()
         {
-            let delivery = if job.reply.is_committed() {
-                Delivery::Partial
-            } else {
-                delivery
-            };
-            let error = JobError::lost(runner_id, delivery);
-            return self.end_unclaimed(running, next, error);
+            let error = as_seen_here(job, JobError::lost(runner_id, delivery));
+            self.record_unclaimed(job, next, error.clone());
+            return self.end(running, Err(error));
         }
         self.give_back(job.id, *session_id, next, why);
     }
@@ -297,22 +296,23 @@ impl PeerLink {
     /// Ends a job whose caller has heard, or hears now, that it ended. If the peer has it, the peer records that;
     /// if nobody has, this does, and then it can never begin.
     fn cancelled(&self, running: &Running, cause: CancelCause) {
+        self.end(running, Err(cause.into()));
         // The peer may have given it back meanwhile, as its next attempt.
-        self.end_unclaimed(running, running.attempt, cause.into());
-        self.end_unclaimed(running, running.attempt + 1, cause.into());
+        for attempt in [running.attempt, running.attempt + 1] {
+            self.record_unclaimed(&running.job, attempt, cause.into());
+        }
     }
 
-    /// Ends a job, and has that written down if nobody has claimed that attempt.
-    fn end_unclaimed(&self, running: &Running, attempt: u32, error: JobError) {
+    /// Has the end of a job written down if nobody has claimed that attempt.
+    fn record_unclaimed(&self, job: &Arc<Job>, attempt: u32, error: JobError) {
         let record = RecordUnplaced {
-            job: running.job.clone(),
+            job: job.clone(),
             attempt,
-            error: error.clone(),
+            error,
             at: self.cx.clock.now(),
         };
-        self.end(running, Err(error));
         if self.cx.links.record_unplaced.try_send(record).is_err() {
-            log::warn!(job_id:% = running.job.id; "the end of job {} is not recorded here, the ledger is behind", running.job.id);
+            log::warn!(job_id:% = job.id; "the end of job {} is not recorded here, the ledger is behind", job.id);
         }
     }
 
@@ -321,11 +321,12 @@ impl PeerLink {
     fn lost(&mut self, running: Running, rows: bool, ctx: &mut Context<Self>) {
         let job = &running.job;
         let once_more = job.may_be_executed_again() && job.reply.restart();
-        let delivery = match rows {
-            _ if job.reply.is_committed() => Delivery::Partial,
-            true => Delivery::Started,
-            false => Delivery::Unknown,
+        let came = if rows {
+            Delivery::Started
+        } else {
+            Delivery::Unknown
         };
+        let delivery = delivered(job, came);
         if rows && !once_more {
             self.end(&running, Err(JobError::lost_peer(delivery)));
             return self.stop_when_idle(ctx);
@@ -378,18 +379,23 @@ impl PeerLink {
     }
 }
 
-/// How a job ended, as its caller saw it: the peer knows what it passed on, and not what of that is held back here.
-fn as_seen_here(job: &Job, end: Result<Finished, JobError>) -> Result<Finished, JobError> {
-    let sent = job.reply.is_committed();
-    end.map_err(|error| match error {
+/// An end as the caller saw it.
+fn as_seen_here(job: &Job, error: JobError) -> JobError {
+    match error {
         JobError::RunnerFailed { message, delivery } => JobError::RunnerFailed {
             message,
-            delivery: match delivery {
-                Delivery::Unknown | Delivery::Started if sent => Delivery::Partial,
-                Delivery::Partial if !sent => Delivery::Started,
-                delivery => delivery,
-            },
+            delivery: delivered(job, delivery),
         },
         error => error,
-    })
+    }
+}
+
+/// How far a job had come as its caller saw it: the peer knows what it passed on, and not what of that is held
+/// back here.
+fn delivered(job: &Job, delivery: Delivery) -> Delivery {
+    match (delivery, job.reply.is_committed()) {
+        (Delivery::Unknown | Delivery::Started, true) => Delivery::Partial,
+        (Delivery::Partial, false) => Delivery::Started,
+        (delivery, _) => delivery,
+    }
 }

@@ -395,9 +395,7 @@ impl SessionLinks {
     ) {
         let how = result.as_ref().map_or_else(JobError::code, |_| "completed");
         log::debug!(job_id:% = job.id, attempt, rows, how; "job {} ended: {how}", job.id);
-        // The end of a detached job is written down by whoever reads its reply, with the result.
-        let finish = (job.detached.is_none())
-            .then(|| FinishJob::new(job, holder, attempt, rows, &result, at));
+        let finish = FinishJob::of(job, holder, attempt, rows, &result, at);
         job.reply.end(result);
         if let Some(finish) = finish {
             self.finish.do_send(finish);
