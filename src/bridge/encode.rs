@@ -466,18 +466,31 @@ pub(super) fn write_text(out: &mut Vec<u8>, bytes: &[u8]) {
     }
 }
 
-/// Writes what a JSON column holds as it is; what is no JSON after all is a string.
+/// Writes what a JSON column holds as it is, digits, order and repetitions included; what is no JSON after all is a
+/// string.
 pub(super) fn write_raw_json(out: &mut Vec<u8>, bytes: &[u8]) {
     match serde_json::from_slice::<&serde_json::value::RawValue>(bytes) {
         // A line break between tokens would end a row of NDJSON.
-        Ok(json) if !json.get().contains(['\n', '\r']) => {
-            out.extend_from_slice(json.get().as_bytes())
-        }
-        Ok(_) => match serde_json::from_slice::<Value>(bytes) {
-            Ok(value) => write_json(out, &value),
-            Err(_) => write_text(out, bytes),
-        },
+        Ok(json) if json.get().contains(['\n', '\r']) => write_without_space(out, json.get()),
+        Ok(json) => out.extend_from_slice(json.get().as_bytes()),
         Err(_) => write_text(out, bytes),
+    }
+}
+
+/// Copies a JSON document without the white space between its tokens.
+fn write_without_space(out: &mut Vec<u8>, json: &str) {
+    let (mut in_string, mut escaped) = (false, false);
+    for byte in json.bytes() {
+        if !in_string && byte.is_ascii_whitespace() {
+            continue;
+        }
+        out.push(byte);
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' => escaped = in_string,
+            b'"' => in_string = !in_string,
+            _ => {}
+        }
     }
 }
 
@@ -569,6 +582,29 @@ mod tests {
             assert!(row(&second).is_err());
             assert!(encoder.take().is_none());
         }
+    }
+
+    #[test]
+    fn a_document_keeps_all_that_it_says_on_one_line() {
+        let written = |json: &str| {
+            let mut out = Vec::new();
+            write_raw_json(&mut out, json.as_bytes());
+            String::from_utf8(out).unwrap()
+        };
+        assert_eq!(
+            written(
+                "{ \"b\": 1.50,\r\n\t\"a\" : [1e400, 12345678901234567890.10],\n\"b\": \"x \\\\\" }"
+            ),
+            "{\"b\":1.50,\"a\":[1e400,12345678901234567890.10],\"b\":\"x \\\\\"}"
+        );
+        assert_eq!(
+            written("{\"a\": \"\\\" \\n b\"}\n"),
+            "{\"a\": \"\\\" \\n b\"}"
+        );
+        assert_eq!(written("{\n\"a\": \"\\\" b\"}"), "{\"a\":\"\\\" b\"}");
+        let deep = format!("{}\n{}", "[".repeat(5_000), "]".repeat(5_000));
+        assert_eq!(written(&deep), deep.replace('\n', ""));
+        assert_eq!(written("{\n"), "\"{\\n\"");
     }
 
     #[test]

@@ -114,7 +114,7 @@ impl Options<'_> {
             value,
             "where",
             Limits::OPERATION,
-            &mut |field| match field {
+            &mut |field: &str| match field {
                 "" => Err("a column must have a name".into()),
                 name if name.contains('\0') => Err("a column's name cannot hold a NUL".into()),
                 name => Ok(name.to_owned()),

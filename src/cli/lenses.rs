@@ -78,6 +78,7 @@ pub(super) async fn run(connection: Connection, verb: Verb) -> Result<(), CliErr
                 .client
                 .patch(&["v1", "lenses", &lens], &environment, &body)
                 .await?;
+            print_warnings(&updated);
             session
                 .output
                 .done(&format!("lens {lens} updated"), &updated)
@@ -156,11 +157,23 @@ async fn create(session: &Session, create: Create) -> Result<(), CliError> {
         .client
         .post(&["v1", "lenses"], &environment, &lens)
         .await?;
+    print_warnings(&created);
     let name = text(&created, "name");
     session.output.done(
         &format!("lens {name} created; `semilayer query {name}` reads it"),
         &created,
     )
+}
+
+/// Tells what a lens and its table do not agree on.
+fn print_warnings(lens: &Value) {
+    for warning in lens["warnings"].as_array().into_iter().flatten() {
+        eprintln!(
+            "warning: {}: {}",
+            text(warning, "path"),
+            text(warning, "message")
+        );
+    }
 }
 
 /// The lens that shows every column of an introspected table under its own name.
@@ -176,28 +189,46 @@ pub fn lens_of_target(
     let columns = columns.ok_or_else(|| {
         CliError::Failed(format!("table {table} has no columns that can be read"))
     })?;
-    let key = columns
-        .iter()
-        .find(|column| column["primaryKey"] == json!(true));
-    let key = key.ok_or_else(|| {
-        CliError::Failed(format!(
+    let output = |column: &Value| output_name(&text(column, "name"));
+    let key = primary_key(target, columns);
+    if key.is_empty() {
+        return Err(CliError::Failed(format!(
             "table {table} has no primary key; write the lens into a file and use --file"
-        ))
-    })?;
+        )));
+    }
     let fields = columns.iter().map(|column| {
-        (
-            text(column, "name"),
-            json!({ "type": field_type(&text(column, "type")) }),
-        )
+        let field = json!({ "type": field_type(&text(column, "type")), "from": column["name"] });
+        (output(column), field)
     });
     Ok(json!({
         "name": name,
         "sourceId": source_id,
         "table": table,
-        "primaryKey": key["name"],
+        "primaryKey": key.iter().map(|name| output_name(name)).collect::<Vec<_>>(),
         "fields": Map::from_iter(fields),
         "grants": {},
     }))
+}
+
+/// The columns of the primary key, all of them: in the order of the key if the target tells it.
+fn primary_key(target: &Value, columns: &[Value]) -> Vec<String> {
+    let told = target["primaryKey"].as_array().into_iter().flatten();
+    let told: Vec<_> = told.filter_map(Value::as_str).map(str::to_owned).collect();
+    if !told.is_empty() {
+        return told;
+    }
+    let marked = columns
+        .iter()
+        .filter(|column| column["primaryKey"] == json!(true));
+    marked.map(|column| text(column, "name")).collect()
+}
+
+/// The name of a field for a column; a leading `$` belongs to operators.
+fn output_name(column: &str) -> String {
+    match column.trim_start_matches('$') {
+        "" => "_".to_owned(),
+        name => name.to_owned(),
+    }
 }
 
 /// The type of a lens's field for a database's own type, e.g. `number` for `numeric(10,2)`.
@@ -208,8 +239,18 @@ fn field_type(native: &str) -> &'static str {
         "json"
     } else if is(&["bool"]) || native == "tinyint(1)" {
         "boolean"
-    } else if is(&["interval"]) {
+    } else if is(&[
+        "interval",
+        "int4range",
+        "int8range",
+        "int4multirange",
+        "int8multirange",
+        "daterange",
+        "datemultirange",
+    ]) {
         "text"
+    } else if is(&["numeric", "decimal", "money", "dec("]) || native == "dec" {
+        "decimal"
     } else if is(&[
         "int",
         "bigint",
@@ -218,8 +259,6 @@ fn field_type(native: &str) -> &'static str {
         "tinyint",
         "serial",
         "bigserial",
-        "numeric",
-        "decimal",
         "real",
         "double",
         "float",
@@ -243,22 +282,37 @@ mod tests {
     fn a_table_becomes_a_lens_with_a_field_per_column() {
         let target = json!({ "name": "orders", "columns": [
             { "name": "id", "type": "INTEGER", "primaryKey": true },
-            { "name": "total", "type": "numeric(10,2)" },
+            { "name": "$total", "type": "numeric(10,2)" },
             { "name": "placed_at", "type": "timestamp with time zone" },
             { "name": "paid", "type": "boolean" },
             { "name": "note", "type": "TEXT" },
         ]});
         let lens = lens_of_target("orders", "0190", "public.orders", &target).unwrap();
-        assert_eq!(lens["primaryKey"], "id");
+        assert_eq!(lens["primaryKey"], json!(["id"]));
         assert_eq!(
             lens["fields"],
             json!({
-                "id": { "type": "number" },
-                "total": { "type": "number" },
-                "placed_at": { "type": "date" },
-                "paid": { "type": "boolean" },
-                "note": { "type": "text" },
+                "id": { "type": "number", "from": "id" },
+                "total": { "type": "decimal", "from": "$total" },
+                "placed_at": { "type": "date", "from": "placed_at" },
+                "paid": { "type": "boolean", "from": "paid" },
+                "note": { "type": "text", "from": "note" },
             })
+        );
+    }
+
+    #[test]
+    fn a_key_of_several_columns_is_taken_whole_and_in_its_order() {
+        let column =
+            |name: &str, key: bool| json!({ "name": name, "type": "int", "primaryKey": key });
+        let columns = json!([column("b", true), column("a", true), column("c", false)]);
+        let key = |target: Value| {
+            lens_of_target("t", "0190", "t", &target).unwrap()["primaryKey"].clone()
+        };
+        assert_eq!(key(json!({ "columns": columns })), json!(["b", "a"]));
+        assert_eq!(
+            key(json!({ "columns": columns, "primaryKey": ["a", "b"] })),
+            json!(["a", "b"])
         );
     }
 
@@ -270,6 +324,9 @@ mod tests {
             ("double precision", "number"),
             ("tinyint(1)", "boolean"),
             ("tinyint(4)", "number"),
+            ("decimal(36,18)", "decimal"),
+            ("money", "decimal"),
+            ("int4range", "text"),
             ("jsonb", "json"),
             ("text[]", "json"),
             ("date", "date"),

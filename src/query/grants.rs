@@ -11,6 +11,7 @@ use serde_json::{Map, Value};
 
 use super::filter::{Comparison, Filter};
 use super::grammar::{self, GrammarError, join};
+use super::numeral::Numeral;
 
 /// The start of a value in a row filter that stands for a claim of the user's.
 const CLAIM: &str = "$claims.";
@@ -229,10 +230,19 @@ fn find<'a>(claims: &'a Map<String, Value>, name: &str) -> Option<&'a Value> {
 }
 
 fn has_one_of(claims: &Map<String, Value>, name: &str, accepted: &[Value]) -> bool {
+    let is_accepted = |held: &Value| accepted.iter().any(|value| is_same(held, value));
     match find(claims, name) {
-        Some(Value::Array(held)) => held.iter().any(|value| accepted.contains(value)),
-        Some(value) => accepted.contains(value),
+        Some(Value::Array(held)) => held.iter().any(is_accepted),
+        Some(value) => is_accepted(value),
         None => false,
+    }
+}
+
+/// Whether two values are the same; `7` and `7.0` are one number.
+fn is_same(left: &Value, right: &Value) -> bool {
+    match (left, right) {
+        (Value::Number(_), Value::Number(_)) => Numeral::of(left) == Numeral::of(right),
+        (left, right) => left == right,
     }
 }
 
@@ -277,6 +287,10 @@ mod tests {
             ),
             (
                 json!({"claims": {"role": "staff", "org.id": 7}}),
+                [true, false, false, true],
+            ),
+            (
+                json!({"claims": {"org.id": 7.0}}),
                 [true, false, false, true],
             ),
             (json!({"claims": {"role": []}}), [true, false, false, false]),

@@ -10,6 +10,7 @@ use serde_json::{Map, Value, json};
 use super::filter::Filter;
 use super::grammar::{self, GrammarError, join};
 use super::grants::{Caller, Denied, Grants};
+use super::kind;
 use super::suggest::{clip, did_you_mean};
 use super::table::Target;
 
@@ -256,11 +257,31 @@ impl Lens {
     /// When it may not, with the reason.
     pub fn admit(&self, caller: &Caller<'_>) -> Result<Access, Denied> {
         let filter = self.grants.row_filter(caller)?;
+        self.check_row_filter(&filter)?;
         let column = |output: &str| self.field(output).map(|field| field.column.clone());
         let filter = filter
             .map_fields(column)
             .map_err(|reason| Denied { reason })?;
         Ok(Access { filter })
+    }
+}
+
+impl Lens {
+    /// Denies a caller whose claim can be no value of the field that it is compared with.
+    fn check_row_filter(&self, filter: &Filter) -> Result<(), Denied> {
+        match filter {
+            Filter::All(all) => all.iter().try_for_each(|one| self.check_row_filter(one)),
+            Filter::Compare { field, value, .. } => {
+                let kind = self.field(field).map(|field| field.kind);
+                let checked = kind.and_then(|kind| kind::check(kind, value));
+                checked.map_err(|message| Denied {
+                    reason: format!(
+                        "the row filter of this lens cannot be applied: `{field}` {message}"
+                    ),
+                })
+            }
+            _ => Ok(()),
+        }
     }
 }
 
@@ -485,7 +506,7 @@ mod tests {
             (
                 with("/fields/id/type", json!("nubmer")),
                 "fields.id.type",
-                "must be one of text, number, boolean, date, json, enum; did you mean `number`?",
+                "must be one of text, number, decimal, boolean, date, json, enum; did you mean `number`?",
             ),
             (
                 with("/fields/title", json!({"type": "text", "form": "x"})),

@@ -11,6 +11,7 @@ pub mod cursor;
 pub mod filter;
 pub mod grammar;
 pub mod grants;
+pub mod kind;
 pub mod lens;
 pub mod like;
 pub mod moment;

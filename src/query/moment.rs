@@ -1,5 +1,6 @@
-//! Dates and times as people and our own rows write them (ISO 8601, with a `T` or a blank), in the proleptic
-//! Gregorian calendar. chrono ends at the year 262,143 and has no zero dates; databases go further and have them.
+//! Dates and times as people and our own rows write them: ISO 8601, with a `T` or a blank.
+//!
+//! The calendar is the proleptic Gregorian one. chrono ends at the year 262,143 and has no zero dates; databases go further and have them.
 
 /// A date, with or without a time of day, with or without an offset from UTC.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -3,8 +3,9 @@
 
 use serde_json::{Map, Value};
 
-use super::filter::{self, Filter, Limits};
+use super::filter::{self, Fields, Filter, Limits};
 use super::grammar::{self, GrammarError};
+use super::kind;
 use super::lens::{FieldType, Lens};
 use super::order::{self, OrderBy};
 
@@ -118,10 +119,22 @@ fn whole_number(value: &Value, path: &str, max: u64) -> Result<u64, GrammarError
 }
 
 fn read_filter(value: Option<&Value>, lens: &Lens) -> Result<Filter, GrammarError> {
-    let mut column = |output: &str| lens.field(output).map(|field| field.column.clone());
     match value {
         None => Ok(Filter::everything()),
-        Some(value) => filter::parse_with(value, "where", Limits::REQUEST, &mut column),
+        Some(value) => filter::parse_with(value, "where", Limits::REQUEST, &mut LensFields(lens)),
+    }
+}
+
+/// The fields of a lens, with their columns and types.
+struct LensFields<'a>(&'a Lens);
+
+impl Fields for LensFields<'_> {
+    fn named(&mut self, output: &str) -> Result<String, String> {
+        self.0.field(output).map(|field| field.column.clone())
+    }
+
+    fn check(&self, output: &str, value: &Value) -> Result<(), String> {
+        kind::check(self.0.field(output)?.kind, value)
     }
 }
 

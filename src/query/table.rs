@@ -1,5 +1,7 @@
-//! The name of a table, as lenses and requests write it: `table`, `schema.table`, or with a part in double quotes
-//! where it has characters that would mean something here: `"my.schema"."stock ""levels"""`.
+//! The name of a table, as lenses and requests write it.
+//!
+//! `table`, `schema.table`, or with a part in double quotes where it has characters that would mean something here:
+//! `"my.schema"."stock ""levels"""`.
 //!
 //! Without quotes a dot may separate or belong to a name. All that it can mean is kept, in the order in which it is
 //! tried: the first dot that separates, the next one, and at last none. So every name that a database allows can be

@@ -184,9 +184,9 @@ impl Session<'_> {
         row: &'r Row,
         at: usize,
     ) -> Result<T, BridgeError> {
-        row.try_get(at).or_else(|error| {
+        row.try_get(at).map_err(|error| {
             log::debug!("PostgreSQL's catalogue has an unexpected form: {error}");
-            Err(no_answer())
+            no_answer()
         })
     }
 }

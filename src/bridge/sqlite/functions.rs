@@ -22,7 +22,7 @@ pub(super) fn add(db: &Connection) -> Result<()> {
     db.create_scalar_function("semilayer_moment", 1, flags, moment)?;
     db.create_scalar_function("semilayer_digest", -1, flags, digest)?;
     db.create_scalar_function("semilayer_json_equals", 2, flags, |context| {
-        with_json(context, |held, asked| equals(held, asked))
+        with_json(context, equals)
     })?;
     db.create_scalar_function("semilayer_json_contains", 2, flags, |context| {
         with_json(context, |held, asked| contains(held, asked, true))

@@ -34,7 +34,7 @@ impl Work {
         let rowid = is_rowid(&declared, &unique);
         let columns = declared.iter().map(|column| Column {
             class: class(&column.type_name),
-            nullable: !column.not_null && !(rowid && column.key > 0),
+            nullable: !(column.not_null || rowid && column.key > 0),
             read: Read::Plain,
             order: Order::Value,
             type_name: column.type_name.clone(),
@@ -122,7 +122,7 @@ impl Work {
             .map(|column| column.name.clone())
             .collect();
         let columns = declared.into_iter().map(|column| ColumnInfo {
-            nullable: !column.not_null && !(rowid && column.key > 0),
+            nullable: !(column.not_null || rowid && column.key > 0),
             primary_key: column.key > 0,
             name: column.name,
             type_name: match column.type_name {

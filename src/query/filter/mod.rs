@@ -14,6 +14,9 @@
 //! * `$gt`, `$gte`, `$lt` and `$lte` take strings, numbers and booleans; a null there could never match and is
 //!   refused, because it is always a slip.
 //! * `$in` and `$nin` take an array of strings, numbers, booleans and nulls; anything else is refused.
+//! * `$contains` of a string is a substring of a text, and an element or member of an array or JSON; of anything
+//!   else it is containment only, and nothing on a text. `$contains: null` matches nothing.
+//! * A pattern that ends in a single backslash is refused: databases differ in what it means.
 //! * An object under a field holds operators; equality with a JSON object is written `{"$eq": {…}}`.
 
 mod json;
@@ -21,7 +24,7 @@ mod parse;
 
 use serde_json::Value;
 
-pub use parse::{Limits, parse, parse_with};
+pub use parse::{Fields, Limits, parse, parse_with};
 
 /// A parsed `where`.
 #[derive(Debug, Clone, PartialEq)]

@@ -5,6 +5,7 @@ use serde_json::Value;
 
 use super::{Comparison, Filter, Pattern};
 use crate::query::grammar::{self, GrammarCode, GrammarError};
+use crate::query::like::Like;
 use crate::query::suggest::{clip, did_you_mean};
 
 /// How large a `where` may be.
@@ -29,33 +30,59 @@ impl Limits {
     };
 }
 
+/// What is known of the fields that a `where` may name.
+pub trait Fields {
+    /// The name of a field that the filter is to have.
+    ///
+    /// # Errors
+    ///
+    /// Why there is none.
+    fn named(&mut self, field: &str) -> Result<String, String>;
+
+    /// Whether a value that is not null can be one of the field's.
+    ///
+    /// # Errors
+    ///
+    /// What would be right.
+    fn check(&self, _field: &str, _value: &Value) -> Result<(), String> {
+        Ok(())
+    }
+}
+
+/// Names only: any value will do.
+impl<F: FnMut(&str) -> Result<String, String>> Fields for F {
+    fn named(&mut self, field: &str) -> Result<String, String> {
+        self(field)
+    }
+}
+
 /// Parses a `where` as a source gets it: names as they are, [`Limits::OPERATION`].
 ///
 /// # Errors
 ///
 /// When it is not in the grammar; the path begins with `where`.
 pub fn parse(value: &Value) -> Result<Filter, GrammarError> {
-    parse_with(value, "where", Limits::OPERATION, &mut |field| {
+    parse_with(value, "where", Limits::OPERATION, &mut |field: &str| {
         Ok(field.to_owned())
     })
 }
 
-/// Parses a `where` that stands at `path`, each field renamed by `rename`, whose error is the message.
+/// Parses a `where` that stands at `path`, each field named and each value checked by `fields`.
 ///
 /// # Errors
 ///
-/// When it is not in the grammar, is larger than `limits`, or `rename` refuses a field.
+/// When it is not in the grammar, is larger than `limits`, or `fields` refuses a field or a value.
 pub fn parse_with(
     value: &Value,
     path: &str,
     limits: Limits,
-    rename: &mut dyn FnMut(&str) -> Result<String, String>,
+    fields: &mut dyn Fields,
 ) -> Result<Filter, GrammarError> {
     let mut parser = Parser {
         path: path.to_owned(),
         limits,
         terms: 0,
-        rename,
+        fields,
     };
     Ok(parser
         .clause(
@@ -127,7 +154,7 @@ struct Parser<'a> {
     path: String,
     limits: Limits,
     terms: usize,
-    rename: &'a mut dyn FnMut(&str) -> Result<String, String>,
+    fields: &'a mut dyn Fields,
 }
 
 impl Parser<'_> {
@@ -250,7 +277,7 @@ impl Parser<'_> {
         if name.is_empty() || name.contains('\0') {
             return Err(self.invalid("a field name must not be empty or contain a NUL byte"));
         }
-        let field = (self.rename)(name).map_err(|message| GrammarError {
+        let column = self.fields.named(name).map_err(|message| GrammarError {
             path: self.path.clone(),
             code: GrammarCode::UnknownField,
             message,
@@ -259,21 +286,34 @@ impl Parser<'_> {
             Value::Object(operators) => operators,
             Value::Array(_) => {
                 return self
-                    .term(field, Operator::In { negated: false }, value, negated)
+                    .term(
+                        name,
+                        column,
+                        Operator::In { negated: false },
+                        value,
+                        negated,
+                    )
                     .map(Some);
             }
             _ => {
                 return self
-                    .term(field, Operator::Compare(Comparison::Eq), value, negated)
+                    .term(
+                        name,
+                        column,
+                        Operator::Compare(Comparison::Eq),
+                        value,
+                        negated,
+                    )
                     .map(Some);
             }
         };
         let mut filters = Vec::with_capacity(operators.len());
-        for (name, operand) in operators {
-            let field = field.clone();
-            filters.push(self.within(&format!(".{}", clip(name)), |parser| {
-                let operator = Operator::parse(name).ok_or_else(|| parser.not_an_operator(name))?;
-                parser.term(field, operator, operand, negated)
+        for (operator, operand) in operators {
+            let column = column.clone();
+            filters.push(self.within(&format!(".{}", clip(operator)), |parser| {
+                let operator =
+                    Operator::parse(operator).ok_or_else(|| parser.not_an_operator(operator))?;
+                parser.term(name, column, operator, operand, negated)
             })?);
         }
         Ok(if filters.is_empty() {
@@ -293,8 +333,10 @@ impl Parser<'_> {
         }
     }
 
+    /// One condition on a field, known as `field` in the filter.
     fn term(
         &mut self,
+        name: &str,
         field: String,
         operator: Operator,
         operand: &Value,
@@ -308,8 +350,11 @@ impl Parser<'_> {
             return Err(self.invalid("a value must not contain a NUL byte"));
         }
         match operator {
-            Operator::Compare(op) => self.comparison(field, op, operand),
-            Operator::In { negated: nin } => self.list(field, operand, nin, negated),
+            Operator::Compare(op) => {
+                self.check(name, operand)?;
+                self.comparison(field, op, operand)
+            }
+            Operator::In { negated: nin } => self.list(name, field, operand, nin, negated),
             Operator::Exists => match operand {
                 Value::Bool(exists) => Ok(Filter::IsNull {
                     field,
@@ -317,14 +362,33 @@ impl Parser<'_> {
                 }),
                 other => Err(self.wrong_type("true or false", other)),
             },
-            Operator::Match(pattern) => Ok(match operand {
-                Value::String(text) => Filter::Matches {
-                    field,
-                    pattern,
-                    text: text.clone(),
+            Operator::Match(pattern) => match operand {
+                Value::String(text) => match Like::parse(pattern, text) {
+                    Ok(_) => Ok(Filter::Matches {
+                        field,
+                        pattern,
+                        text: text.clone(),
+                    }),
+                    Err(message) => Err(self.invalid(message)),
                 },
-                _ => Filter::Nothing,
-            }),
+                Value::Null => Ok(Filter::Nothing),
+                value if pattern == Pattern::Contains => Ok(Filter::Contains {
+                    field,
+                    value: value.clone(),
+                }),
+                _ => Ok(Filter::Nothing),
+            },
+        }
+    }
+
+    /// Whether a value can be one of the field's.
+    fn check(&self, name: &str, value: &Value) -> Result<(), GrammarError> {
+        match value {
+            Value::Null => Ok(()),
+            value => self
+                .fields
+                .check(name, value)
+                .map_err(|message| self.invalid(message)),
         }
     }
 
@@ -351,6 +415,7 @@ impl Parser<'_> {
     /// be read as false, or as true below an odd number of `$not`s.
     fn list(
         &mut self,
+        name: &str,
         field: String,
         operand: &Value,
         nin: bool,
@@ -368,7 +433,10 @@ impl Parser<'_> {
                         Err(parser.wrong_type("a string, a number, a boolean or null", value))
                     });
                 }
-                scalar => values.push(scalar.clone()),
+                scalar => {
+                    self.within(&format!("[{index}]"), |parser| parser.check(name, scalar))?;
+                    values.push(scalar.clone());
+                }
             }
         }
         let has_null = values.len() < list.len();

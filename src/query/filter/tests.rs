@@ -143,7 +143,8 @@ fn what_cannot_match_is_nothing_and_what_must_match_is_no_condition() {
         (json!({"a": {"$in": []}}), Filter::Nothing),
         (json!({"a": []}), Filter::Nothing),
         (json!({"a": {"$nin": []}}), Filter::everything()),
-        (json!({"a": {"$contains": 5}}), Filter::Nothing),
+        (json!({"a": {"$contains": null}}), Filter::Nothing),
+        (json!({"a": {"$startsWith": 5}}), Filter::Nothing),
         (json!({"a": {"$like": null}}), Filter::Nothing),
         (json!({"b": 1, "a": {"$in": []}}), Filter::Nothing),
         (
@@ -336,10 +337,62 @@ fn mistakes_name_their_path_and_what_to_do() {
     }
 }
 
+/// A field `n` of numbers, and others of anything.
+struct Numbers;
+
+impl Fields for Numbers {
+    fn named(&mut self, field: &str) -> Result<String, String> {
+        Ok(field.to_owned())
+    }
+
+    fn check(&self, field: &str, value: &Value) -> Result<(), String> {
+        match field == "n" && !value.is_number() {
+            true => Err("must be a number".to_owned()),
+            false => Ok(()),
+        }
+    }
+}
+
+#[test]
+fn values_are_checked_where_they_stand() {
+    let error = |json: Value| {
+        parse_with(&json, "where", Limits::REQUEST, &mut Numbers).map_err(|error| error.path)
+    };
+    for (json, path) in [
+        (json!({"n": "x"}), "where.n"),
+        (json!({"n": {"$gt": "x"}}), "where.n.$gt"),
+        (
+            json!({"$or": [{"a": 1}, {"n": {"$in": [1, null, "x"]}}]}),
+            "where.$or[1].n.$in[2]",
+        ),
+        (json!({"n": [1, "x"]}), "where.n[1]"),
+    ] {
+        assert_eq!(error(json), Err(path.to_owned()));
+    }
+    assert!(
+        error(json!({"n": {"$ne": null, "$in": [1, null], "$contains": "x"}, "a": "x"})).is_ok()
+    );
+}
+
+#[test]
+fn a_pattern_that_ends_within_an_escape_is_refused_at_its_path() {
+    let error = parse(&json!({"a": {"$like": "C:\\"}})).unwrap_err();
+    assert_eq!(
+        (error.path.as_str(), error.code),
+        ("where.a.$like", GrammarCode::InvalidRequest)
+    );
+    assert!(
+        error.message.contains("single backslash"),
+        "{}",
+        error.message
+    );
+    assert!(parse(&json!({"a": {"$contains": "C:\\"}})).is_ok());
+}
+
 #[test]
 fn depth_and_size_are_limited() {
     let parse_request = |json: &Value| {
-        parse_with(json, "where", Limits::REQUEST, &mut |name| {
+        parse_with(json, "where", Limits::REQUEST, &mut |name: &str| {
             Ok(name.to_owned())
         })
     };
@@ -492,11 +545,20 @@ fn leaf() -> impl Strategy<Value = Filter> {
             prop::sample::select(Pattern::ALL.to_vec()),
             "[^\0]{0,4}"
         )
+            .prop_filter("ends within an escape", |(_, pattern, text)| {
+                crate::query::like::Like::parse(*pattern, text).is_ok()
+            })
             .prop_map(|(field, pattern, text)| Filter::Matches {
                 field,
                 pattern,
                 text
             }),
+        (field(), prop::collection::vec(scalar(), 0..3)).prop_map(|(field, values)| {
+            Filter::Contains {
+                field,
+                value: values.into(),
+            }
+        }),
         Just(Filter::Nothing),
     ]
 }

@@ -6,6 +6,7 @@ use serde_json::{Map, Value, json};
 use utoipa_actix_web::service_config::ServiceConfig;
 
 use super::created;
+use super::lens_warnings::warnings;
 use crate::ids::{LensId, SourceId};
 use crate::query::lens::Lens as Definition;
 use crate::storage::{self, LensChange, NewLens};
@@ -51,7 +52,7 @@ async fn lens_create(
     check_name("name", &request.name)?;
     let source_id = source(&front, &scope, &request.source_id)?;
     let id = LensId::new();
-    let columns = Columns::of(&Definition::parse(&json!({
+    let definition = Definition::parse(&json!({
         "name": request.name,
         "sourceId": source_id,
         "table": request.table,
@@ -60,7 +61,8 @@ async fn lens_create(
         "grants": request.grants,
         "relations": request.relations,
         "onRunnerFailure": request.on_runner_failure,
-    }))?);
+    }))?;
+    let columns = Columns::of(&definition);
     let new = NewLens {
         id,
         name: request.name,
@@ -78,10 +80,12 @@ async fn lens_create(
         .await;
     let row = row.missing("source", &request.source_id)?;
     gateway.refresh().await?;
-    Ok(created(
-        format!("/v1/lenses/{id}"),
-        &shown(&front, &scope, row),
-    ))
+    let warnings = warnings(&front, &scope, source_id, &definition).await;
+    let lens = Lens {
+        warnings,
+        ..shown(&front, &scope, row)
+    };
+    Ok(created(format!("/v1/lenses/{id}"), &lens))
 }
 
 /// The lenses of an environment, oldest first.
@@ -157,7 +161,7 @@ async fn lens_update(
         None => row.source_id,
     };
     // Checked as a whole: a field that goes may be one that the primary key or a grant names.
-    let columns = Columns::of(&Definition::parse(&json!({
+    let definition = Definition::parse(&json!({
         "name": request.name.as_ref().unwrap_or(&row.name),
         "sourceId": source_id,
         "table": request.table.unwrap_or(row.target),
@@ -166,7 +170,8 @@ async fn lens_update(
         "grants": request.grants.unwrap_or(row.grants),
         "relations": request.relations.unwrap_or(row.relations),
         "onRunnerFailure": request.on_runner_failure.unwrap_or(row.on_runner_failure.into()),
-    }))?);
+    }))?;
+    let columns = Columns::of(&definition);
     let change = LensChange {
         name: request.name,
         source_id: Some(source_id),
@@ -186,7 +191,11 @@ async fn lens_update(
         None => row.missing("lens", &path)?,
     };
     gateway.refresh().await?;
-    Ok(Json(shown(&front, &scope, row)))
+    let warnings = warnings(&front, &scope, source_id, &definition).await;
+    Ok(Json(Lens {
+        warnings,
+        ..shown(&front, &scope, row)
+    }))
 }
 
 /// Removes a lens.
@@ -296,5 +305,6 @@ fn shown(front: &Front, scope: &Scope, row: storage::Lens) -> Lens {
         on_runner_failure: row.on_runner_failure,
         created_at: row.created_at,
         updated_at: row.changed_at,
+        warnings: Vec::new(),
     }
 }

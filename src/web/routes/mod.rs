@@ -6,6 +6,7 @@ mod assignments;
 mod environments;
 mod jobs;
 mod keys;
+mod lens_warnings;
 mod lenses;
 mod organisations;
 mod runners;

@@ -1,7 +1,7 @@
 //! What can be asked of a source itself: whether it is reached, and what tables it has. Answered by jobs, like
 //! every other question to a database.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use actix_web::web::{Data, Json, Path};
 use actix_web::{get, post};
@@ -102,6 +102,7 @@ async fn test(
         kind: Kind::Test,
         target: None,
         runner: runner.as_ref().map(|it| it.id),
+        timeout: None,
     };
     let asked = Instant::now();
     let (tested, error) = match ask::<Tested>(front, scope, question).await {
@@ -159,6 +160,7 @@ async fn source_targets(
         kind: Kind::ListTargets,
         target: None,
         runner: None,
+        timeout: None,
     };
     let items = ask(&front, &scope, question).await?;
     Ok(Json(Page {
@@ -198,6 +200,7 @@ async fn source_target(
         kind: Kind::IntrospectTarget,
         target: Some(target.clone()),
         runner: None,
+        timeout: None,
     };
     let rows: Vec<TargetDetails> = ask(&front, &scope, question).await?;
     Ok(Json(
@@ -208,16 +211,18 @@ async fn source_target(
 }
 
 /// One question to a source.
-struct Question {
-    source: SourceId,
-    kind: Kind,
-    target: Option<String>,
+pub(super) struct Question {
+    pub(super) source: SourceId,
+    pub(super) kind: Kind,
+    pub(super) target: Option<String>,
     /// Whom to ask; `None`: whoever would be asked for a query.
-    runner: Option<RunnerId>,
+    pub(super) runner: Option<RunnerId>,
+    /// How long to wait; `None`: as long as for a query.
+    pub(super) timeout: Option<Duration>,
 }
 
 /// Asks, and collects the whole answer.
-async fn ask<T: DeserializeOwned>(
+pub(super) async fn ask<T: DeserializeOwned>(
     front: &Front,
     scope: &Scope,
     question: Question,
@@ -237,9 +242,9 @@ async fn ask<T: DeserializeOwned>(
         fields: None,
         paging: Default::default(),
         types: Default::default(),
-        timeout: None,
+        timeout: question.timeout,
         only_runner: question.runner,
-        wait: std::time::Duration::ZERO,
+        wait: Duration::ZERO,
         retry: false,
     };
     let mut stream = front.gateway.dispatch(spec);

@@ -43,6 +43,19 @@ pub struct Lens {
     pub created_at: UtcTime,
     /// When it was last changed.
     pub updated_at: UtcTime,
+    /// What it and its table do not agree on, when it was just created or changed and its source could be asked.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<LensWarning>,
+}
+
+/// Something about a lens that is allowed and probably not meant.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct LensWarning {
+    /// Where in the definition it is.
+    #[schema(example = "primaryKey")]
+    pub path: String,
+    /// What it is.
+    pub message: String,
 }
 
 /// Creates a lens.
@@ -62,7 +75,7 @@ pub struct LensCreate {
     /// The output field that identifies a row, or several.
     #[schema(value_type = Vec<String>)]
     pub primary_key: Value,
-    /// The fields by output name: `{type: text|number|boolean|date|json|enum, from?: column}`.
+    /// The fields by output name: `{type: text|number|decimal|boolean|date|json|enum, from?: column}`.
     #[schema(value_type = Object, example = json!({"id": {"type": "number"}, "placedAt": {"type": "date", "from": "placed_at"}}))]
     pub fields: Value,
     /// Who may query it: `{query?: "public" | "authenticated" | {claims?, filter?}}`. Nobody but `sk_` by default.

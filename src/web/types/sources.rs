@@ -153,6 +153,9 @@ pub struct TargetDetails {
     pub name: String,
     /// Its columns, in order.
     pub columns: Vec<TargetColumn>,
+    /// The columns of its primary key, in the order of the key, where the bridge tells it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub primary_key: Vec<String>,
     /// About how many rows it has.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub row_count: Option<i64>,
