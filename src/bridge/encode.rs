@@ -71,6 +71,7 @@ impl Columns {
 pub(super) struct RowEncoder {
     format: RowFormat,
     max_batch_bytes: usize,
+    max_row_bytes: usize,
     caps: Caps,
     /// What stands before each written value: brace or comma, name, colon.
     prefixes: Vec<Vec<u8>>,
@@ -99,6 +100,7 @@ impl RowEncoder {
         Self {
             format: execution.format,
             max_batch_bytes: execution.max_batch_bytes,
+            max_row_bytes: execution.max_row_bytes,
             caps,
             prefixes: prefixes.collect(),
             keys: columns.keys.clone(),
@@ -147,6 +149,8 @@ impl RowEncoder {
             let from = self.buffer.len();
             value(i, &mut self.buffer)?;
             self.spans[i] = from..self.buffer.len();
+            // Before the next value, so that no row takes more memory than one value more than it may.
+            self.check_row(self.buffer.len() - start)?;
         }
         if self.prefixes.is_empty() {
             self.buffer.push(b'{');
@@ -173,6 +177,7 @@ impl RowEncoder {
                 "the result has more than {max} rows"
             )));
         }
+        self.check_row(self.buffer.len() - start - self.comma())?;
         if self.buffer.len() > self.max_batch_bytes {
             return self.cut_before(start);
         }
@@ -186,15 +191,14 @@ impl RowEncoder {
 
     /// Ends the batch before the row at `start`, which made it too large, and begins the next with that row.
     fn cut_before(&mut self, start: usize) -> Result<Option<RowBatch>, BridgeError> {
-        let comma = usize::from(self.rows > 1 && self.format == RowFormat::Json);
+        let comma = self.comma();
+        if self.rows == 1 {
+            // A row that is larger than a batch goes alone.
+            self.check_bytes()?;
+            return Ok(self.take());
+        }
         let row = self.buffer.split_off(start + comma);
         self.buffer.truncate(start);
-        if row.len() > self.max_batch_bytes {
-            let (size, max) = (row.len(), self.max_batch_bytes);
-            return Err(BridgeError::ResultOverflow(format!(
-                "a row has {size} bytes, more than {max} fit"
-            )));
-        }
         for span in &mut self.spans[..self.prefixes.len()] {
             *span = span.start - start - comma..span.end - start - comma;
         }
@@ -208,6 +212,22 @@ impl RowEncoder {
         self.started = Instant::now();
         self.check_bytes()?;
         Ok(Some(full))
+    }
+
+    /// The length of what stands between the last row and the one before it.
+    fn comma(&self) -> usize {
+        usize::from(self.rows > 1 && self.format == RowFormat::Json)
+    }
+
+    fn check_row(&self, size: usize) -> Result<(), BridgeError> {
+        if size <= self.max_row_bytes {
+            return Ok(());
+        }
+        Err(BridgeError::ResultOverflow(format!(
+            "a row of the result is larger than {} bytes, the most that one row may have; ask for fewer of its \
+             fields with `select`",
+            self.max_row_bytes
+        )))
     }
 
     fn check_bytes(&self) -> Result<(), BridgeError> {
@@ -495,6 +515,7 @@ mod tests {
             fields: Some(vec![("a".into(), "x".into())]),
             keys: vec!["k".into(), "a".into()],
             max_batch_bytes,
+            max_row_bytes: max_batch_bytes,
         }
     }
 
@@ -502,11 +523,11 @@ mod tests {
         #[test]
         fn batches_hold_all_rows_in_order_within_their_limit(
             texts in prop::collection::vec(".{0,30}", 0..40),
-            max in 300_usize..600,
+            max in 20_usize..600,
             lines in any::<bool>(),
         ) {
             let format = if lines { RowFormat::Ndjson } else { RowFormat::Json };
-            let execution = execution(format, max);
+            let execution = Execution { max_row_bytes: 1000, ..execution(format, max) };
             let columns = Columns::of(&execution, &["a", "b", "k"], None);
             prop_assert_eq!(&columns.read, &["a", "k"]);
             let mut encoder = RowEncoder::new(&execution, Caps::default(), &columns);
@@ -520,7 +541,7 @@ mod tests {
             batches.extend(encoder.take());
             let mut rows = Vec::new();
             for batch in &batches {
-                prop_assert!(batch.payload.len() <= max);
+                prop_assert!(batch.payload.len() <= max || batch.rows == 1);
                 let text = std::str::from_utf8(&batch.payload).unwrap();
                 let text = if lines { text.trim_end().replace('\n', ",") } else { text.to_owned() };
                 let parsed: Vec<Value> = serde_json::from_str(&format!("[{text}]")).unwrap();
@@ -534,6 +555,36 @@ mod tests {
             prop_assert_eq!((outcome.rows, outcome.bytes), (texts.len() as u64, bytes as u64));
             let last = texts.last().map(|text| vec![Value::from(texts.len() - 1), Value::from(text.as_str())]);
             prop_assert_eq!(outcome.last, last);
+        }
+    }
+
+    #[test]
+    fn a_row_is_as_large_as_it_may_be_and_not_larger() {
+        for (format, around) in [(RowFormat::Json, 8), (RowFormat::Ndjson, 9)] {
+            let execution = Execution {
+                max_row_bytes: 1000,
+                ..execution(format, 100)
+            };
+            let columns = Columns::of(&execution, &["a", "b", "k"], None);
+            for before in [0, 1, 5] {
+                for (length, fits) in [(1000, true), (1001, false), (3000, false)] {
+                    let mut encoder = RowEncoder::new(&execution, Caps::default(), &columns);
+                    let mut row = |length: usize| {
+                        encoder.row(|_, out| {
+                            write_str(out, &"x".repeat(length - around));
+                            Ok(())
+                        })
+                    };
+                    for _ in 0..before {
+                        row(20).unwrap();
+                    }
+                    let written = row(length);
+                    assert_eq!(written.is_ok(), fits, "{format:?} {before} {length}");
+                    if let Err(error) = written {
+                        assert!(error.to_string().contains("1000 bytes"), "{error}");
+                    }
+                }
+            }
         }
     }
 

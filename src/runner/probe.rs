@@ -59,6 +59,7 @@ pub(super) async fn test(
         fields: None,
         keys: Vec::new(),
         max_batch_bytes: 64 * 1024,
+        max_row_bytes: 64 * 1024,
     };
     let mut answer = Answer::default();
     executor

@@ -15,6 +15,8 @@ use serde_json::{Map, Value, json};
 use super::error::ApiError;
 use super::job_error::{Audience, job_error};
 use super::request_id::RequestId;
+use crate::bridge::RowsPart;
+use crate::control::reply::Seams;
 use crate::control::{Finished, JobError, Reply, ReplyStream};
 use crate::protocol::Encoding;
 
@@ -74,9 +76,9 @@ pub(super) async fn respond(
     // What is held back was not sent: until the head goes out another attempt may take the place of this one.
     while size < HOLD_BACK || !reply.commit() {
         match reply.next().await {
-            Some(Reply::Rows(batch)) => {
-                size += batch.payload.len();
-                held.push_back(batch.payload);
+            Some(Reply::Rows(part)) => {
+                size += part.payload.len();
+                held.push_back(part);
             }
             Some(Reply::Restarted) => {
                 held.clear();
@@ -108,7 +110,7 @@ fn head(encoding: Encoding, job_id: &str) -> HttpResponse {
 
 /// The whole result is here: one body of known length.
 fn whole(
-    held: VecDeque<Bytes>,
+    held: VecDeque<RowsPart>,
     finished: &Finished,
     rendering: Rendering,
     job_id: String,
@@ -120,15 +122,15 @@ fn whole(
 /// A page of rows that are all here.
 pub(super) fn page(
     encoding: Encoding,
-    rows: impl IntoIterator<Item = Bytes>,
+    rows: impl IntoIterator<Item = RowsPart>,
     finished: &Finished,
     meta: Map<String, Value>,
     job_id: &str,
 ) -> HttpResponse {
     let mut joiner = Joiner::new(encoding);
     let mut pieces: Vec<Bytes> = Vec::new();
-    for payload in rows {
-        pieces.extend(joiner.rows(payload));
+    for part in rows {
+        pieces.extend(joiner.rows(part));
     }
     pieces.push(joiner.end(finished, meta));
     let body = pieces.concat();
@@ -138,13 +140,13 @@ pub(super) fn page(
 /// Where a streamed response stands.
 struct Streaming {
     ready: VecDeque<Bytes>,
-    held: VecDeque<Bytes>,
+    held: VecDeque<RowsPart>,
     reply: ReplyStream,
     joiner: Joiner,
     rendering: Option<Rendering>,
 }
 
-fn streamed(held: VecDeque<Bytes>, reply: ReplyStream, rendering: Rendering) -> HttpResponse {
+fn streamed(held: VecDeque<RowsPart>, reply: ReplyStream, rendering: Rendering) -> HttpResponse {
     let head = head(rendering.encoding, &reply.job_id().to_string());
     let joiner = Joiner::new(rendering.encoding);
     let state = Streaming {
@@ -170,14 +172,14 @@ impl Streaming {
             }
             self.rendering.as_ref()?;
             let step = match self.held.pop_front() {
-                Some(payload) => {
-                    self.ready.extend(self.joiner.rows(payload));
+                Some(part) => {
+                    self.ready.extend(self.joiner.rows(part));
                     continue;
                 }
                 None => self.reply.next().await,
             };
             match step {
-                Some(Reply::Rows(batch)) => self.ready.extend(self.joiner.rows(batch.payload)),
+                Some(Reply::Rows(part)) => self.ready.extend(self.joiner.rows(part)),
                 Some(Reply::End(end)) => return self.end(end),
                 // After the commit nothing starts over.
                 Some(Reply::Restarted) | None => return self.end(Err(JobError::Internal)),
@@ -214,31 +216,39 @@ fn line(value: &Value) -> Bytes {
 /// Puts payloads together: with commas inside one document, or as they are.
 struct Joiner {
     encoding: Encoding,
-    opened: bool,
+    seams: Seams,
 }
 
 impl Joiner {
     fn new(encoding: Encoding) -> Self {
         Self {
             encoding,
-            opened: false,
+            seams: Seams::default(),
         }
     }
 
-    fn rows(&mut self, payload: Bytes) -> impl Iterator<Item = Bytes> {
-        let before = match (self.encoding, std::mem::replace(&mut self.opened, true)) {
-            (Encoding::Ndjson, _) => None,
-            (_, false) => Some(Bytes::from_static(b"{\"rows\":[")),
-            (_, true) => Some(Bytes::from_static(b",")),
+    fn rows(&mut self, part: RowsPart) -> impl Iterator<Item = Bytes> + use<> {
+        let first = !self.seams.begun();
+        let comma = self.seams.comma_before(&part);
+        let before: &[u8] = match self.encoding {
+            Encoding::Ndjson => b"",
+            _ if first => b"{\"rows\":[",
+            _ if comma => b",",
+            _ => b"",
         };
-        before.into_iter().chain([payload])
+        let before = (!before.is_empty()).then(|| Bytes::from_static(before));
+        before.into_iter().chain([part.payload])
     }
 
     fn end(&mut self, finished: &Finished, meta: Map<String, Value>) -> Bytes {
         if self.encoding == Encoding::Ndjson {
             return Bytes::new();
         }
-        let open = if self.opened { "" } else { "{\"rows\":[" };
+        let open = if self.seams.begun() {
+            ""
+        } else {
+            "{\"rows\":["
+        };
         let agg = finished
             .agg
             .as_ref()

@@ -220,6 +220,7 @@ pub(super) fn execution() -> Execution {
         fields: None,
         keys: Vec::new(),
         max_batch_bytes: 1 << 20,
+        max_row_bytes: 1 << 20,
     }
 }
 
