@@ -139,6 +139,7 @@ async fn dispatch(
             encoding,
             audience: Audience::Trusted,
             request_id,
+            keep_alive: true,
             meta,
         },
     )
