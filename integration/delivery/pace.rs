@@ -9,7 +9,7 @@ use tokio::task::JoinHandle;
 
 use super::ask_for_lines;
 use crate::support::fake_runner::rows_frame_of;
-use crate::support::{Engine, FakeRunner, Stage};
+use crate::support::{Engine, FakeRunner, Hosted, Stage};
 
 on_every_database! {
     rows_arrive_as_the_database_gives_them,
@@ -18,7 +18,7 @@ on_every_database! {
 /// How many rows the slow view has.
 const ROWS: u32 = 6;
 /// What is held back for the sake of a truthful status, and what the machine may take on top.
-const SOON: Duration = Duration::from_millis(250 + 350);
+const SOON: Duration = Duration::from_millis(250 + 650);
 
 /// The lines of a body with the moment at which each was complete.
 async fn timed_lines(response: Response) -> Vec<(Instant, String)> {
@@ -158,6 +158,43 @@ async fn a_row_is_with_the_caller_a_moment_after_its_runner_sent_it() {
             assert!(took < SOON, "protocol {version}: {line} took {took:?}");
         }
         drop(asked.stage);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_row_lingers_no_longer_on_its_way_through_another_gateway() {
+    let mut hosted = Hosted::new("").await;
+    let asked = hosted.gateway("asked").await;
+    let other = hosted.gateway("other").await;
+    let stage = Stage::on(asked, Engine::Sqlite).await;
+    let runner = stage.add_identity("far").await;
+    // What one gateway was told the other knows a moment later.
+    let path = format!("/v1/runners/{}", runner.id);
+    crate::support::eventually(
+        "the other knows the runner",
+        crate::support::PATIENCE,
+        async || {
+            let answer = other.admin().get(&path).await;
+            crate::support::eventually::holds(answer.status.is_success(), answer.text)
+        },
+    )
+    .await;
+    let mut session = FakeRunner::v2(&other, &runner).await;
+    stage.gateway.until_runner_is(&runner, "online").await;
+    let lines = ask(&stage, Some("wait=20"));
+    let (id, _) = session.job().await;
+    session.accept(&id).await;
+    let mut sent = Vec::new();
+    for n in 0..3 {
+        sent.push(send_row(&mut session, 2, &id, n).await);
+        session.assert_silent(Duration::from_secs(1)).await;
+    }
+    session.send_done(&id, 3).await;
+    let lines = lines.await.unwrap();
+    assert_eq!(lines.len(), 3);
+    for (sent, (came, line)) in sent.iter().zip(&lines) {
+        let took = *came - *sent;
+        assert!(took < SOON, "{line} took {took:?}");
     }
 }
 
