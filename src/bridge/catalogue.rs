@@ -10,7 +10,7 @@ use serde_json::Value;
 use tokio::time::Instant;
 
 use super::encode::RowWriter;
-use super::request::Target;
+use super::request::{Table, Target};
 use super::sql::Shape;
 use super::{BridgeError, Outcome};
 
@@ -113,19 +113,24 @@ pub(super) async fn write_targets(
 /// Writes the row of `introspectTarget`.
 pub(super) async fn write_target(
     rows: &mut RowWriter<'_>,
-    target: &Target,
+    table: &Table,
     columns: &[ColumnInfo],
+    primary_key: &[String],
     row_count: Option<u64>,
     indexes: &[IndexInfo],
 ) -> Result<Outcome, BridgeError> {
     let row = vec![
-        Value::from(target.to_string()),
+        Value::from(table.to_string()),
         serde_json::to_value(columns).unwrap_or_default(),
+        Value::from(primary_key),
         Value::from(row_count),
         serde_json::to_value(indexes).unwrap_or_default(),
     ];
-    rows.objects(&["name", "columns", "rowCount", "indexes"], vec![row])
-        .await?;
+    rows.objects(
+        &["name", "columns", "primaryKey", "rowCount", "indexes"],
+        vec![row],
+    )
+    .await?;
     rows.finish().await
 }
 

@@ -4,7 +4,6 @@
 //! hands over what there is when rows only trickle in.
 
 use std::future::Future;
-use std::ops::Range;
 use std::pin::pin;
 use std::time::Duration;
 
@@ -13,6 +12,8 @@ use serde_json::Value;
 use tokio::time::Instant;
 
 use super::{BridgeError, Execution, Outcome, RowBatch, RowFormat, RowSink};
+use crate::query::lens::FieldType;
+use crate::query::rows::shown_as;
 
 /// A batch is handed over when it has this size,
 const BATCH_BYTES: usize = 64 * 1024;
@@ -26,43 +27,37 @@ pub(super) struct Caps {
     pub(super) bytes: Option<u64>,
 }
 
-/// The columns of a statement: what is read, and which of it is written.
+/// What the columns of a statement are for: the first are written, the others say where the row stands in the order.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Columns {
-    /// The columns to read, in the order of the statement.
-    pub(super) read: Vec<String>,
-    /// The output name of each that is written; those only read for their key value come last.
+    /// The output name of each that is written.
     pub(super) names: Vec<String>,
-    /// Where each of the execution's keys is read.
-    pub(super) keys: Vec<usize>,
+    /// What the lens says that each holds, where that changes how it is shown; missing ones say nothing.
+    pub(super) types: Vec<Option<FieldType>>,
+    /// How many values say where a row stands.
+    pub(super) keys: usize,
 }
 
-impl Columns {
-    /// What an execution wants of a table with the columns `all`, of which a query selects some.
-    pub(super) fn of(execution: &Execution, all: &[&str], select: Option<&[String]>) -> Self {
-        let mut columns = Self::default();
-        let wanted =
-            |column: &str| select.is_none_or(|select| select.iter().any(|name| name == column));
-        if let Some(fields) = &execution.fields {
-            for (column, name) in fields.iter().filter(|(column, _)| wanted(column)) {
-                columns.read.push(column.clone());
-                columns.names.push(name.clone());
-            }
-        } else {
-            columns.read = select.map_or_else(
-                || all.iter().map(|&name| name.to_owned()).collect(),
-                <[String]>::to_vec,
-            );
-            columns.names = columns.read.clone();
+/// The values that say where a row stands in the order, as [`super::keys::KeyValue::write`] has them.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+struct Place {
+    bytes: Vec<u8>,
+    /// Where each value ends.
+    ends: Vec<usize>,
+}
+
+impl Place {
+    fn of(keys: usize) -> Self {
+        Self {
+            bytes: Vec::new(),
+            ends: vec![0; keys],
         }
-        for key in &execution.keys {
-            let known = columns.read.iter().position(|name| name == key);
-            columns.keys.push(known.unwrap_or_else(|| {
-                columns.read.push(key.clone());
-                columns.read.len() - 1
-            }));
-        }
-        columns
+    }
+
+    fn values(&self) -> Vec<&[u8]> {
+        let starts = std::iter::once(&0).chain(&self.ends);
+        let spans = starts.zip(&self.ends);
+        spans.map(|(from, to)| &self.bytes[*from..*to]).collect()
     }
 }
 
@@ -75,14 +70,14 @@ pub(super) struct RowEncoder {
     caps: Caps,
     /// What stands before each written value: brace or comma, name, colon.
     prefixes: Vec<Vec<u8>>,
-    keys: Vec<usize>,
+    types: Vec<Option<FieldType>>,
     buffer: Vec<u8>,
     rows: u32,
-    /// Values of the current row that are read but not written.
-    unwritten: Vec<u8>,
-    /// Where each column of the last row stands, in `buffer` or `unwritten`.
-    spans: Vec<Range<usize>>,
-    last: Option<Vec<Bytes>>,
+    /// Where the last row stands in the order, and the one before it.
+    place: Place,
+    before: Place,
+    /// How many rows, the last one included, stand at its place one after the other.
+    repeated: u64,
     started: Instant,
     total_rows: u64,
     total_bytes: u64,
@@ -103,19 +98,20 @@ impl RowEncoder {
             max_row_bytes: execution.max_row_bytes,
             caps,
             prefixes: prefixes.collect(),
-            keys: columns.keys.clone(),
+            types: columns.types.clone(),
             buffer: Vec::new(),
             rows: 0,
-            unwritten: Vec::new(),
-            spans: vec![0..0; columns.read.len()],
-            last: None,
+            place: Place::of(columns.keys),
+            before: Place::of(columns.keys),
+            repeated: 0,
             started: Instant::now(),
             total_rows: 0,
             total_bytes: 0,
         }
     }
 
-    /// Writes one row: `value` is asked for each column in turn. Answers a batch when one is full.
+    /// Writes one row: `value` is asked for each column in turn, first for those that are written, then for the
+    /// values that say where the row stands. Answers a batch when one is full.
     ///
     /// After an error there is no more of this answer: a row that was begun is none, and whoever fetches what
     /// has waited long finds nothing.
@@ -148,7 +144,9 @@ impl RowEncoder {
             self.buffer.extend_from_slice(prefix);
             let from = self.buffer.len();
             value(i, &mut self.buffer)?;
-            self.spans[i] = from..self.buffer.len();
+            if let Some(Some(kind)) = self.types.get(i) {
+                show_as(*kind, &mut self.buffer, from);
+            }
             // Before the next value, so that no row takes more memory than one value more than it may.
             self.check_row(self.buffer.len() - start)?;
         }
@@ -159,12 +157,14 @@ impl RowEncoder {
         if self.format == RowFormat::Ndjson {
             self.buffer.push(b'\n');
         }
-        self.unwritten.clear();
-        for i in self.prefixes.len()..self.spans.len() {
-            let from = self.unwritten.len();
-            value(i, &mut self.unwritten)?;
-            self.spans[i] = from..self.unwritten.len();
+        std::mem::swap(&mut self.place, &mut self.before);
+        self.place.bytes.clear();
+        for i in 0..self.place.ends.len() {
+            value(self.prefixes.len() + i, &mut self.place.bytes)?;
+            self.place.ends[i] = self.place.bytes.len();
         }
+        let again = self.total_rows > 0 && self.place == self.before;
+        self.repeated = if again { self.repeated + 1 } else { 1 };
         self.finish_row(start)
     }
 
@@ -199,9 +199,6 @@ impl RowEncoder {
         }
         let row = self.buffer.split_off(start + comma);
         self.buffer.truncate(start);
-        for span in &mut self.spans[..self.prefixes.len()] {
-            *span = span.start - start - comma..span.end - start - comma;
-        }
         self.rows -= 1;
         let full = RowBatch {
             rows: self.rows,
@@ -246,14 +243,6 @@ impl RowEncoder {
             return None;
         }
         let payload = Bytes::from(std::mem::take(&mut self.buffer));
-        let unwritten = Bytes::copy_from_slice(&self.unwritten);
-        let written = self.prefixes.len();
-        let value = |&key: &usize| {
-            let source = if key < written { &payload } else { &unwritten };
-            // A copy: a slice would keep the whole batch alive.
-            Bytes::copy_from_slice(&source[self.spans[key].clone()])
-        };
-        self.last = Some(self.keys.iter().map(value).collect());
         self.total_bytes += payload.len() as u64;
         let rows = std::mem::take(&mut self.rows);
         Some(RowBatch { rows, payload })
@@ -266,18 +255,16 @@ impl RowEncoder {
 
     /// The figures of the whole answer, once the last batch was taken.
     pub(super) fn outcome(&self) -> Outcome {
-        let last = self.last.as_ref().filter(|_| !self.keys.is_empty());
         Outcome {
             rows: self.total_rows,
             bytes: self.total_bytes,
-            // What was written here is JSON.
-            last: last.map(|last| {
-                last.iter()
-                    .map(|json| serde_json::from_slice(json).unwrap_or_default())
-                    .collect()
-            }),
             ..Outcome::default()
         }
+    }
+
+    /// Where the last row stands in the order, and how many rows of this answer stand there; `None` without rows.
+    pub(super) fn place(&self) -> Option<(Vec<&[u8]>, u64)> {
+        (self.total_rows > 0).then(|| (self.place.values(), self.repeated))
     }
 }
 
@@ -303,6 +290,11 @@ impl<'a> RowWriter<'a> {
     /// Says which columns the rows have; before the first row.
     pub(super) fn begin(&mut self, columns: &Columns) {
         self.encoder = Some(RowEncoder::new(self.execution, self.caps, columns));
+    }
+
+    /// Whether rows may have been written.
+    pub(super) fn has_begun(&self) -> bool {
+        self.encoder.is_some()
     }
 
     /// The limits, for rows that are encoded elsewhere and come here by [`Self::send`].
@@ -332,9 +324,8 @@ impl<'a> RowWriter<'a> {
     ) -> Result<(), BridgeError> {
         let names: Vec<_> = names.iter().map(|&name| name.to_owned()).collect();
         self.begin(&Columns {
-            read: names.clone(),
             names,
-            keys: Vec::new(),
+            ..Columns::default()
         });
         for row in rows {
             self.row(|i, out| {
@@ -378,6 +369,11 @@ impl<'a> RowWriter<'a> {
         }
     }
 
+    /// Where the last row stands in the order, and how many rows of this answer stand there; `None` without rows.
+    pub(super) fn place(&self) -> Option<(Vec<&[u8]>, u64)> {
+        self.encoder.as_ref().and_then(RowEncoder::place)
+    }
+
     /// Hands over the rest and says what there was.
     pub(super) async fn finish(&mut self) -> Result<Outcome, BridgeError> {
         self.flush().await?;
@@ -386,6 +382,14 @@ impl<'a> RowWriter<'a> {
             .as_ref()
             .map(RowEncoder::outcome)
             .unwrap_or_default())
+    }
+}
+
+/// Shows what was written from `from` on as what the lens says that it is.
+fn show_as(kind: FieldType, out: &mut Vec<u8>, from: usize) {
+    if let Some(shown) = shown_as(kind, &out[from..]) {
+        out.truncate(from);
+        out.extend_from_slice(&shown);
     }
 }
 
@@ -504,6 +508,7 @@ mod tests {
 
     use super::*;
     use crate::ids::JobId;
+    use crate::query::operation::{ColumnTypes, Paging};
 
     fn execution(format: RowFormat, max_batch_bytes: usize) -> Execution {
         Execution {
@@ -512,8 +517,9 @@ mod tests {
             deadline: Instant::now() + Duration::from_secs(1),
             cancel: CancellationToken::new(),
             format,
-            fields: Some(vec![("a".into(), "x".into())]),
-            keys: vec!["k".into(), "a".into()],
+            fields: None,
+            paging: Paging::default(),
+            types: ColumnTypes::new(),
             max_batch_bytes,
             max_row_bytes: max_batch_bytes,
         }
@@ -528,13 +534,16 @@ mod tests {
         ) {
             let format = if lines { RowFormat::Ndjson } else { RowFormat::Json };
             let execution = Execution { max_row_bytes: 1000, ..execution(format, max) };
-            let columns = Columns::of(&execution, &["a", "b", "k"], None);
-            prop_assert_eq!(&columns.read, &["a", "k"]);
+            let columns = Columns { names: vec!["x".into()], keys: 2, ..Columns::default() };
             let mut encoder = RowEncoder::new(&execution, Caps::default(), &columns);
             let mut batches = Vec::new();
             for (n, text) in texts.iter().enumerate() {
                 batches.extend(encoder.row(|i, out| {
-                    if i == 0 { write_str(out, text) } else { write_uint(out, n as u64) }
+                    match i {
+                        0 => write_str(out, text),
+                        1 => out.extend_from_slice(&(n / 2).to_be_bytes()),
+                        _ => out.extend_from_slice(b"k"),
+                    }
                     Ok(())
                 }).unwrap());
             }
@@ -553,8 +562,9 @@ mod tests {
             let outcome = encoder.outcome();
             let bytes: usize = batches.iter().map(|batch| batch.payload.len()).sum();
             prop_assert_eq!((outcome.rows, outcome.bytes), (texts.len() as u64, bytes as u64));
-            let last = texts.last().map(|text| vec![Value::from(texts.len() - 1), Value::from(text.as_str())]);
-            prop_assert_eq!(outcome.last, last);
+            let place = encoder.place().map(|(values, repeated)| (values.concat(), repeated));
+            let last = texts.len().checked_sub(1).map(|n| ([&(n / 2).to_be_bytes()[..], b"k"].concat(), n as u64 % 2 + 1));
+            prop_assert_eq!(place, last);
         }
     }
 
@@ -565,7 +575,10 @@ mod tests {
                 max_row_bytes: 1000,
                 ..execution(format, 100)
             };
-            let columns = Columns::of(&execution, &["a", "b", "k"], None);
+            let columns = Columns {
+                names: vec!["x".into()],
+                ..Columns::default()
+            };
             for before in [0, 1, 5] {
                 for (length, fits) in [(1000, true), (1001, false), (3000, false)] {
                     let mut encoder = RowEncoder::new(&execution, Caps::default(), &columns);
@@ -592,7 +605,10 @@ mod tests {
     fn nothing_is_left_to_be_fetched_of_an_answer_that_failed() {
         for second in ["y".repeat(400), "bad".to_owned()] {
             let execution = execution(RowFormat::Json, 300);
-            let columns = Columns::of(&execution, &["a", "b", "k"], None);
+            let columns = Columns {
+                names: vec!["x".into()],
+                ..Columns::default()
+            };
             let mut encoder = RowEncoder::new(&execution, Caps::default(), &columns);
             let mut row = |text: &str| {
                 encoder.row(|_, out| {

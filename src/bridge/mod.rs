@@ -12,6 +12,7 @@ mod catalogue;
 mod config;
 mod dial;
 mod encode;
+mod keys;
 pub mod manifest;
 mod mysql;
 mod pool;
@@ -30,6 +31,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::ids::{JobId, SourceId};
+use crate::query::operation::{ColumnTypes, Paging};
 
 pub use manifest::{package_name, short_name};
 pub use registry::{AddressCheck, BridgeOptions, Bridges};
@@ -71,8 +73,10 @@ pub struct Execution {
     pub format: RowFormat,
     /// Column → output name, in output order; `None`: columns as they are.
     pub fields: Option<Vec<(String, String)>>,
-    /// The columns whose values in the last row are wanted back.
-    pub keys: Vec<String>,
+    /// The ordering columns, and where the page before ended.
+    pub paging: Paging,
+    /// What the lens says of columns, where it says more than they do.
+    pub types: ColumnTypes,
     /// The largest batch in bytes; one row that is larger is a batch of its own.
     pub max_batch_bytes: usize,
     /// The largest row in bytes; one that is larger fails with [`BridgeError::ResultOverflow`].
@@ -153,8 +157,12 @@ pub struct Outcome {
     pub total: Option<u64>,
     /// Whether `total` is an estimate.
     pub approximate: bool,
-    /// The values of the execution's `keys` in the last row.
+    /// Where the last row stands in the order, for [`Paging::after`] of the next page.
     pub last: Option<Vec<Value>>,
+    /// Why no page can follow in this order.
+    pub not_pageable: Option<String>,
+    /// What the caller should know of the answer.
+    pub warnings: Vec<String>,
     /// Where the next `read` goes on.
     pub next_cursor: Option<String>,
 }

@@ -6,15 +6,7 @@ use super::BridgeError;
 use crate::query::filter::{Filter, Limits, parse_with};
 use crate::query::grammar::GrammarCode;
 use crate::query::operation::{Kind, Operation};
-
-/// A table or view, checked; quoted where it is written into SQL.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub(super) struct Target {
-    /// The schema (MySQL: the database), when it was named.
-    pub(super) schema: Option<String>,
-    /// The table or view.
-    pub(super) table: String,
-}
+pub(super) use crate::query::table::{Table, Target};
 
 /// One term of an `orderBy`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -76,53 +68,6 @@ impl Request {
     }
 }
 
-impl Target {
-    /// Reads `table` or `schema.table`: letters, digits, `_`, `$` and `-`, not starting with a digit.
-    pub(super) fn parse(text: &str) -> Result<Self, BridgeError> {
-        let valid = |part: &str| {
-            part.starts_with(|c: char| c.is_alphabetic() || c == '_')
-                && part
-                    .chars()
-                    .all(|c| c.is_alphanumeric() || matches!(c, '_' | '$' | '-'))
-        };
-        let (schema, table) = match text.split_once('.') {
-            Some((schema, table)) => (Some(schema), table),
-            None => (None, text),
-        };
-        if !valid(table) || !schema.is_none_or(valid) {
-            return Err(invalid(
-                "target",
-                format!("invalid table name `{text}`: use `table` or `schema.table`"),
-            ));
-        }
-        Ok(Self {
-            schema: schema.map(str::to_owned),
-            table: table.to_owned(),
-        })
-    }
-
-    /// The target as it stands in SQL, each part in `quote`s.
-    pub(super) fn quoted(&self, quote: char) -> String {
-        let parts = self.schema.iter().chain(std::iter::once(&self.table));
-        let parts = parts.map(|part| {
-            format!(
-                "{quote}{}{quote}",
-                part.replace(quote, &format!("{quote}{quote}"))
-            )
-        });
-        parts.collect::<Vec<_>>().join(".")
-    }
-}
-
-impl std::fmt::Display for Target {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        if let Some(schema) = &self.schema {
-            write!(f, "{schema}.")?;
-        }
-        f.write_str(&self.table)
-    }
-}
-
 /// Says what is wrong and where.
 pub(super) fn invalid(path: impl Into<String>, message: impl Into<String>) -> BridgeError {
     BridgeError::Invalid {
@@ -133,7 +78,8 @@ pub(super) fn invalid(path: impl Into<String>, message: impl Into<String>) -> Br
 
 fn target(operation: &Operation) -> Result<Target, BridgeError> {
     match operation.target.as_deref() {
-        Some(text) => Target::parse(text),
+        Some(text) => Target::parse(text)
+            .map_err(|message| invalid("target", format!("the name of a table {message}"))),
         None => Err(invalid(
             "target",
             format!("`{}` needs a target", operation.kind.as_str()),

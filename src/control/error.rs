@@ -160,7 +160,7 @@ impl From<BridgeError> for JobError {
 
 /// What a runner reported, as the fact that it names. A code that this gateway does not know comes from
 /// a runner that somebody else wrote, and is the database's "no" in that runner's words.
-pub fn from_runner(code: &str, message: String) -> JobError {
+pub fn from_runner(code: &str, message: String, path: Option<String>) -> JobError {
     match code {
         "SOURCE_UNREACHABLE" => JobError::Source(BridgeError::Unreachable(message)),
         "QUERY_TIMEOUT" => JobError::Timeout,
@@ -171,6 +171,9 @@ pub fn from_runner(code: &str, message: String) -> JobError {
             message,
             delivery: Delivery::Started,
         },
+        "invalid_request" if let Some(path) = path => {
+            JobError::Source(BridgeError::Invalid { path, message })
+        }
         "unsupported_operator" | "unsupported_kind" | "invalid_request" => JobError::Rejected {
             code: known(code),
             message,

@@ -345,7 +345,8 @@ fn execution(job: &Job, running: &Running) -> Execution {
             RowFormat::Json
         },
         fields: job.spec.fields.clone(),
-        keys: job.spec.keys.clone(),
+        paging: job.spec.paging.clone(),
+        types: job.spec.types.clone(),
         max_batch_bytes: MAX_FRAME_BYTES as usize,
         max_row_bytes: MAX_ROW_BYTES as usize,
     }
@@ -358,6 +359,8 @@ fn finished(outcome: Outcome, duration_ms: u64) -> Finished {
         total: outcome.total,
         approximate: outcome.approximate,
         last: outcome.last,
+        not_pageable: outcome.not_pageable,
+        warnings: outcome.warnings,
         next_cursor: outcome.next_cursor,
         agg: None,
         runner_id: None,

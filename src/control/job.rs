@@ -14,7 +14,7 @@ use crate::ids::{
     EnvironmentId, GatewayId, JobId, KeyId, OrganisationId, RunnerId, SessionId, SourceId,
 };
 use crate::protocol::Encoding;
-use crate::query::operation::Operation;
+use crate::query::operation::{ColumnTypes, Operation, Paging};
 
 /// What the web layer asks of the control plane.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -36,8 +36,10 @@ pub struct JobSpec {
     pub encoding: Encoding,
     /// Column → output name, in output order; `None`: columns as they are.
     pub fields: Option<Vec<(String, String)>>,
-    /// The columns whose values in the last row are wanted back.
-    pub keys: Vec<String>,
+    /// The ordering columns, and where the page before ended.
+    pub paging: Paging,
+    /// What the lens says of columns, where it says more than they do.
+    pub types: ColumnTypes,
     /// How long it may take; `None`: the source's own timeout, or the default.
     pub timeout: Option<Duration>,
     /// Only this runner will do (to test a source through each of its runners).

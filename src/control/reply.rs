@@ -48,8 +48,12 @@ pub struct Finished {
     pub total: Option<u64>,
     /// Whether `total` is an estimate.
     pub approximate: bool,
-    /// The values of the job's keys in the last row.
+    /// Where the last row stands in the order, for the next page.
     pub last: Option<Vec<Value>>,
+    /// Why no page can follow in this order.
+    pub not_pageable: Option<String>,
+    /// What the caller should know of the answer.
+    pub warnings: Vec<String>,
     /// Where the next `read` goes on.
     pub next_cursor: Option<String>,
     /// Aggregate buckets, as JSON.

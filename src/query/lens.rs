@@ -4,12 +4,14 @@
 //! `primaryKey` names output fields, one or several, whose values identify a row and are never null: every
 //! page is ordered by them in the end. What a lens and a source may be *called* is not decided here.
 
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
 use super::filter::Filter;
 use super::grammar::{self, GrammarError, join};
 use super::grants::{Caller, Denied, Grants};
 use super::suggest::{clip, did_you_mean};
+use super::table::Target;
 
 /// The most fields of a primary key.
 const MAX_KEY_FIELDS: usize = 8;
@@ -17,12 +19,15 @@ const MAX_KEY_FIELDS: usize = 8;
 const MAX_NAME: usize = 128;
 
 /// What a field holds.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum FieldType {
     /// Text.
     Text,
     /// A number.
     Number,
+    /// An exact number, shown as a string.
+    Decimal,
     /// True or false.
     Boolean,
     /// A date or a time.
@@ -35,9 +40,10 @@ pub enum FieldType {
 
 impl FieldType {
     /// Every type.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::Text,
         Self::Number,
+        Self::Decimal,
         Self::Boolean,
         Self::Date,
         Self::Json,
@@ -49,6 +55,7 @@ impl FieldType {
         match self {
             Self::Text => "text",
             Self::Number => "number",
+            Self::Decimal => "decimal",
             Self::Boolean => "boolean",
             Self::Date => "date",
             Self::Json => "json",
@@ -270,18 +277,10 @@ fn non_empty(value: &Value, path: &str) -> Result<String, GrammarError> {
 
 fn table(value: &Value) -> Result<String, GrammarError> {
     let text = grammar::text(value, "table")?;
-    let parts: Vec<&str> = text.split('.').collect();
-    if parts.len() > 2
-        || parts
-            .iter()
-            .any(|part| part.is_empty() || part.len() > MAX_NAME)
-    {
-        return Err(GrammarError::invalid(
-            "table",
-            "must be `table` or `schema.table`",
-        ));
+    match Target::parse(text) {
+        Ok(_) => Ok(text.to_owned()),
+        Err(message) => Err(GrammarError::invalid("table", message)),
     }
-    Ok(text.to_owned())
 }
 
 fn fields(value: &Value) -> Result<Vec<Field>, GrammarError> {
@@ -458,15 +457,11 @@ mod tests {
                 "must be 1 to 128 bytes long",
             ),
             (
-                with("/table", json!("a.b.c")),
+                with("/table", json!("a.\"b")),
                 "table",
-                "must be `table` or `schema.table`",
+                "a part in double quotes must end with one, and only a dot and one more part may follow; a quote within is doubled",
             ),
-            (
-                with("/table", json!("a.")),
-                "table",
-                "must be `table` or `schema.table`",
-            ),
+            (with("/table", json!("")), "table", "must not be empty"),
             (
                 with("/table", json!("a\0")),
                 "table",

@@ -12,6 +12,9 @@ pub mod filter;
 pub mod grammar;
 pub mod grants;
 pub mod lens;
+pub mod like;
+pub mod moment;
+pub mod numeral;
 pub mod operation;
 pub mod order;
 #[cfg(feature = "gateway")]
@@ -19,3 +22,4 @@ pub mod plan;
 pub mod request;
 pub mod rows;
 pub mod suggest;
+pub mod table;

@@ -1,7 +1,11 @@
 //! One operation on a source, in the source's own names: what a job carries and a bridge executes.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
+
+use super::lens::FieldType;
 
 /// What a job asks of a source.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -76,3 +80,19 @@ pub struct Operation {
     /// The options of that kind, e.g. `where`, `orderBy`, `limit`.
     pub options: Map<String, Value>,
 }
+
+/// How the rows of a query are cut into pages.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Paging {
+    /// The columns that the rows are ordered by, as `orderBy` has them. Where the last row stands in that order
+    /// is wanted back. Empty: no page follows.
+    pub keys: Vec<String>,
+    /// How many of the first `keys` the caller asked for. The others only give every row a place of its own.
+    pub asked: usize,
+    /// Where the page before ended, as whoever executed it said.
+    pub after: Option<Vec<Value>>,
+}
+
+/// What a lens says that columns hold, where that changes how values are shown or compared.
+pub type ColumnTypes = BTreeMap<String, FieldType>;

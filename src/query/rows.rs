@@ -12,6 +12,9 @@ use serde::{Deserialize, de::DeserializeSeed};
 use serde_json::Value;
 use serde_json::value::RawValue;
 
+use super::lens::FieldType;
+use super::operation::ColumnTypes;
+
 /// How rows are written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RowEncoding {
@@ -46,23 +49,34 @@ pub enum NotEncoded {
     TooLarge,
 }
 
+/// One member of a row that is written.
+#[derive(Debug, Clone)]
+struct Output {
+    /// Its name as the start of a JSON member (`"name":`).
+    name: String,
+    /// Which column it is read from.
+    column: usize,
+    /// What the lens says that it holds.
+    kind: Option<FieldType>,
+}
+
 /// Maps and writes the rows of one job.
 #[derive(Debug, Clone)]
 pub struct RowMapper {
     encoding: RowEncoding,
     /// The columns that are read, each once.
     columns: HashMap<String, usize>,
-    /// Each output: its name as the start of a JSON member (`"name":`), and which column it is read from.
-    outputs: Option<Vec<(String, usize)>>,
+    outputs: Option<Vec<Output>>,
     keys: Vec<usize>,
 }
 
 impl RowMapper {
-    /// Prepares for rows of which `fields` (column → output name) are wanted, or all as they are, and whose
-    /// values of `keys` are wanted back.
+    /// Prepares for rows of which `fields` (column → output name) are wanted, shown as what the lens says that they
+    /// are, or all as they are, and whose values of `keys` are wanted back.
     pub fn new(
         fields: Option<&[(String, String)]>,
         keys: &[String],
+        types: &ColumnTypes,
         encoding: RowEncoding,
     ) -> Self {
         let mut columns = HashMap::new();
@@ -71,8 +85,10 @@ impl RowMapper {
             *columns.entry(column.clone()).or_insert(next)
         };
         let outputs = fields.map(|fields| {
-            let output = |(column, output): &(String, String)| {
-                (format!("{}:", Value::from(output.as_str())), index(column))
+            let output = |(column, output): &(String, String)| Output {
+                name: format!("{}:", Value::from(output.as_str())),
+                column: index(column),
+                kind: types.get(column).copied(),
             };
             fields.iter().map(output).collect()
         });
@@ -134,21 +150,29 @@ impl RowMapper {
 /// Looks at the limit before each cell, because one row alone can become too large.
 fn write_mapped(
     payload: &mut Vec<u8>,
-    outputs: &[(String, usize)],
+    outputs: &[Output],
     cells: &[Option<&RawValue>],
     limit: usize,
 ) -> Result<(), NotEncoded> {
     payload.push(b'{');
-    for (index, (name, column)) in outputs.iter().enumerate() {
+    for (index, output) in outputs.iter().enumerate() {
         if index > 0 {
             payload.push(b',');
         }
-        payload.extend_from_slice(name.as_bytes());
-        match cells[*column] {
+        payload.extend_from_slice(output.name.as_bytes());
+        match cells[output.column] {
             Some(cell) if payload.len().saturating_add(cell.get().len()) > limit => {
                 return Err(NotEncoded::TooLarge);
             }
-            Some(cell) => write_raw(payload, cell),
+            Some(cell) => {
+                let shown = output
+                    .kind
+                    .and_then(|kind| shown_as(kind, cell.get().as_bytes()));
+                match shown {
+                    Some(shown) => payload.extend_from_slice(&shown),
+                    None => write_raw(payload, cell),
+                }
+            }
             None => payload.extend_from_slice(b"null"),
         }
     }
@@ -178,6 +202,19 @@ fn write_raw(payload: &mut Vec<u8>, raw: &RawValue) {
 fn value(cell: Option<&RawValue>) -> Value {
     cell.and_then(|raw| serde_json::from_str(raw.get()).ok())
         .unwrap_or_default()
+}
+
+/// A value as JSON in the form that a lens's type gives it, if that is another: databases without booleans have
+/// 0 and 1, and an exact number is a string, so that no reader takes it for a double.
+pub fn shown_as(kind: FieldType, json: &[u8]) -> Option<Cow<'static, [u8]>> {
+    match (kind, json) {
+        (FieldType::Boolean, b"0") => Some(Cow::Borrowed(b"false")),
+        (FieldType::Boolean, b"1") => Some(Cow::Borrowed(b"true")),
+        (FieldType::Decimal, [b'-' | b'0'..=b'9', ..]) => {
+            Some(Cow::Owned([b"\"", json, b"\""].concat()))
+        }
+        _ => None,
+    }
 }
 
 /// Reads the wanted members of an object and skips the others.
@@ -252,7 +289,7 @@ mod tests {
                 .collect()
         });
         let keys: Vec<String> = keys.iter().map(|key| (*key).into()).collect();
-        let mapper = RowMapper::new(fields.as_deref(), &keys, encoding);
+        let mapper = RowMapper::new(fields.as_deref(), &keys, &ColumnTypes::new(), encoding);
         let encoded = mapper.encode(&rows(texts), limit)?;
         Ok((String::from_utf8(encoded.payload).unwrap(), encoded.last))
     }

@@ -23,7 +23,7 @@ use crate::protocol::{
     AssignedSource, Chunk, CredentialsLocation, Done, DoneMeta, Encoding, Job, JobRequest,
     JobSource, Limits, MAX_MESSAGE_BYTES, ROWS_HEADER_BYTES, RunnerFrame,
 };
-use crate::query::operation::{Kind, Operation};
+use crate::query::operation::{Kind, Operation, Paging};
 
 /// How long a bridge that does not notice its deadline or its cancellation is waited for.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -61,6 +61,8 @@ pub(super) struct JobLinks {
 pub(super) struct Failure {
     code: &'static str,
     message: String,
+    /// Where in the request the mistake is.
+    path: Option<String>,
 }
 
 impl Failure {
@@ -68,6 +70,7 @@ impl Failure {
         Self {
             code,
             message: message.into(),
+            path: None,
         }
     }
 }
@@ -76,9 +79,11 @@ impl From<BridgeError> for Failure {
     fn from(error: BridgeError) -> Self {
         let code = error.code();
         match error {
-            BridgeError::Invalid { path, message } if !message.contains(&path) => {
-                Self::new(code, format!("{path}: {message}"))
-            }
+            BridgeError::Invalid { path, message } => Self {
+                code,
+                message,
+                path: Some(path),
+            },
             other => Self::new(code, other.to_string()),
         }
     }
@@ -122,13 +127,9 @@ pub(super) async fn run(start: Start, links: JobLinks) {
             log::debug!(attempt_id:% = id, rows = outcome.rows; "job {id} done in {:?}", started.elapsed());
             done(id, kind, outcome, started.elapsed(), links.version)
         }
-        Err(Failure { code, message }) => {
-            log::debug!(attempt_id:% = id; "job {id} failed: {code}");
-            vec![RunnerFrame::Error {
-                id,
-                code: code.into(),
-                message,
-            }]
+        Err(failure) => {
+            log::debug!(attempt_id:% = id; "job {id} failed: {}", failure.code);
+            vec![failed(id, failure, links.version)]
         }
     };
     for frame in frames {
@@ -159,8 +160,12 @@ async fn answer(start: Start, links: &JobLinks) -> Result<(Kind, Outcome), Failu
         encoding,
         fields,
         keys,
+        asked,
+        after,
+        types,
         ..
     } = *job;
+    let keys = keys.unwrap_or_default();
     let deadline = received + Duration::from_millis(deadline_ms);
     let operation = operation(params.job)?;
     let execution = Execution {
@@ -171,7 +176,12 @@ async fn answer(start: Start, links: &JobLinks) -> Result<(Kind, Outcome), Failu
         cancel: links.cancel.clone(),
         format: format(encoding.unwrap_or_default(), links.version)?,
         fields,
-        keys: keys.unwrap_or_default(),
+        paging: Paging {
+            asked: asked.unwrap_or(keys.len()),
+            keys,
+            after,
+        },
+        types,
         max_batch_bytes: max_payload(links),
         max_row_bytes: max_row(links),
     };
@@ -319,6 +329,26 @@ fn local_config(name: &str, bridge: &str, links: &JobLinks) -> Result<Map<String
     config.map_err(|e| Failure::new("SOURCE_UNREACHABLE", e.to_string()))
 }
 
+/// The frame of a job that failed. Protocol 1 has no place for the path but the message.
+fn failed(id: AttemptId, failure: Failure, version: u32) -> RunnerFrame {
+    let Failure {
+        code,
+        mut message,
+        mut path,
+    } = failure;
+    if version == 1
+        && let Some(path) = path.take().filter(|path| !message.contains(path))
+    {
+        message = format!("{path}: {message}");
+    }
+    RunnerFrame::Error {
+        id,
+        code: code.into(),
+        message,
+        path,
+    }
+}
+
 fn done(
     id: AttemptId,
     kind: Kind,
@@ -359,6 +389,8 @@ fn done(
     meta.total = outcome.total;
     meta.approximate = approximate;
     meta.last = outcome.last;
+    meta.not_pageable = outcome.not_pageable;
+    meta.warnings = outcome.warnings;
     meta.next_cursor = outcome.next_cursor;
     meta.bytes = Some(outcome.bytes);
     vec![RunnerFrame::Done(Done {
@@ -408,20 +440,25 @@ mod tests {
 
     #[test]
     fn an_invalid_option_is_named_by_its_path() {
-        let invalid = |path: &str, message: &str| {
-            Failure::from(BridgeError::Invalid {
+        let invalid = |path: &str, message: &str, version| {
+            let failure = Failure::from(BridgeError::Invalid {
                 path: path.into(),
                 message: message.into(),
-            })
-            .message
+            });
+            let frame = failed(AttemptId::from_uuid(uuid::Uuid::nil()), failure, version);
+            frame.to_text().replace(r#""type":"error","id":"00000000-0000-0000-0000-000000000000","code":"invalid_request","#, "")
         };
         assert_eq!(
-            invalid("where.a.$gt", "must be a number"),
-            "where.a.$gt: must be a number"
+            invalid("where.a.$gt", "must be a number", 2),
+            r#"{"message":"must be a number","path":"where.a.$gt"}"#
         );
         assert_eq!(
-            invalid("limit", "limit must be a number"),
-            "limit must be a number"
+            invalid("where.a.$gt", "must be a number", 1),
+            r#"{"message":"where.a.$gt: must be a number"}"#
+        );
+        assert_eq!(
+            invalid("limit", "limit must be a number", 1),
+            r#"{"message":"limit must be a number"}"#
         );
     }
 

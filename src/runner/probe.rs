@@ -57,7 +57,8 @@ pub(super) async fn test(
         cancel: CancellationToken::new(),
         format: RowFormat::Json,
         fields: None,
-        keys: Vec::new(),
+        paging: Default::default(),
+        types: Default::default(),
         max_batch_bytes: 64 * 1024,
         max_row_bytes: 64 * 1024,
     };

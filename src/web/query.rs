@@ -55,7 +55,8 @@ impl Admitted {
             operation,
             encoding,
             fields: None,
-            keys: Vec::new(),
+            paging: Default::default(),
+            types: Default::default(),
             timeout: None,
             only_runner: None,
             wait: std::time::Duration::ZERO,
@@ -108,7 +109,8 @@ pub(super) async fn query(
     let operation = std::mem::replace(&mut plan.operation, nothing());
     let mut spec = admitted.spec(operation, encoding);
     spec.fields = Some(plan.fields.clone());
-    spec.keys.clone_from(&plan.keys);
+    spec.paging.clone_from(&plan.paging);
+    spec.types.clone_from(&plan.types);
     if preferences.respond_async {
         let rendering = Rendering {
             lens: admitted.lens.row.name.clone(),
@@ -164,8 +166,9 @@ pub(super) async fn count(
     let encoding = wanted_encoding(&request)?;
     let admitted = admit(&front, caller, &name)?;
     let asked = CountRequest::parse(&body.0, &admitted.lens.definition)?;
-    let operation = admitted.planner(&front).count(asked).operation;
-    let mut spec = admitted.spec(operation, Encoding::Json);
+    let plan = admitted.planner(&front).count(asked);
+    let mut spec = admitted.spec(plan.operation, Encoding::Json);
+    spec.types = plan.types;
     let (lens, audience) = (admitted.lens.row.name.clone(), admitted.audience());
     if preferences.respond_async {
         let rendering = Rendering {
@@ -262,6 +265,12 @@ pub(super) fn page_meta(
     if let Some(cursor) = plan.next_cursor(finished.count, finished.last.as_deref(), &front.cursors)
     {
         meta.insert("nextCursor".to_owned(), cursor.into());
+    }
+    if let Some(reason) = &finished.not_pageable {
+        meta.insert("notPageable".to_owned(), reason.as_str().into());
+    }
+    if !finished.warnings.is_empty() {
+        meta.insert("warnings".to_owned(), json!(finished.warnings));
     }
     meta
 }

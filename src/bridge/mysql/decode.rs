@@ -8,6 +8,7 @@ use crate::bridge::encode::{
     write_base64, write_f32, write_f64, write_int, write_plain, write_raw_json, write_text,
     write_uint,
 };
+use crate::bridge::keys::{self, KeyValue};
 
 /// The character set of what is bytes and not text.
 pub(super) const BINARY: u16 = 63;
@@ -56,12 +57,7 @@ impl Decoder {
             Value::Bytes(bytes) => match self {
                 Self::Json => write_raw_json(out, bytes),
                 Self::Bytes => write_base64(out, bytes),
-                Self::Bits => write_uint(
-                    out,
-                    bytes
-                        .iter()
-                        .fold(0, |bits, byte| (bits << 8) | u64::from(*byte)),
-                ),
+                Self::Bits => write_uint(out, bits(bytes)),
                 _ => write_text(out, bytes),
             },
             Value::Date(year, month, day, ..) if self == Self::Date => {
@@ -84,6 +80,37 @@ impl Decoder {
             }
         }
     }
+
+    /// Writes one value as the next page takes it.
+    pub(super) fn write_key(self, out: &mut Vec<u8>, value: &Value) {
+        match value {
+            Value::NULL => KeyValue::Null.write(out),
+            Value::Int(number) => KeyValue::Int(*number).write(out),
+            Value::UInt(number) => KeyValue::UInt(*number).write(out),
+            Value::Float(number) => KeyValue::Single(*number).write(out),
+            Value::Double(number) => KeyValue::Double(*number).write(out),
+            Value::Bytes(bytes) => match self {
+                Self::Bytes => keys::write_bytes(out, bytes),
+                Self::Bits => KeyValue::UInt(bits(bytes)).write(out),
+                _ => keys::write_text(out, bytes),
+            },
+            Value::Date(..) | Value::Time(..) => {
+                // As in a row, but with a blank and without a zone, which is how the server writes it.
+                let mut text = Vec::new();
+                self.write(&mut text, value);
+                let text = String::from_utf8_lossy(&text);
+                let text = text.trim_matches('"').trim_end_matches('Z');
+                keys::write_text(out, text.replace('T', " ").as_bytes());
+            }
+        }
+    }
+}
+
+/// The number that bits are.
+fn bits(bytes: &[u8]) -> u64 {
+    bytes
+        .iter()
+        .fold(0, |bits, byte| (bits << 8) | u64::from(*byte))
 }
 
 /// Whether a column holds bytes and no text.

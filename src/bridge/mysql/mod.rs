@@ -6,6 +6,7 @@
 mod catalogue;
 mod connect;
 mod decode;
+mod shape;
 
 use std::time::Duration;
 
@@ -18,12 +19,14 @@ use tokio::time::Instant;
 use self::connect::Connector;
 use self::decode::Decoder;
 use super::catalogue::{Shapes, write_test};
-use super::encode::{Columns, RowWriter};
+use super::encode::RowWriter;
+use super::keys::KeyValue;
 use super::pool::{Database, Job};
 use super::registry::AddressCheck;
 use super::request::{Query, Request, Target};
-use super::sql::{Builder, Class, Dialect, Param, Shape, Statement};
+use super::sql::{Builder, Class, Dialect, Param, Prepared, Shape, Statement};
 use super::{BridgeError, Outcome};
+use crate::query::filter::Filter;
 
 /// How long a kill may take to get through.
 const KILL_TIMEOUT: Duration = Duration::from_secs(5);
@@ -141,30 +144,54 @@ impl Session<'_> {
             Request::ListTargets => self.list_targets(rows).await,
             Request::IntrospectTarget(target) => self.introspect(target, rows).await,
             Request::Count { target, filter } => {
-                let shape = self.shape(target).await?;
-                let builder = Builder {
-                    dialect: self.connection.dialect,
-                    shape: &shape,
-                };
-                let total = self.number(&builder.count(target, filter)?).await;
-                self.settle(target, total).map(|total| Outcome {
-                    total: Some(total),
+                let remembered = self.shapes.get(target).is_some();
+                let mut total = self.count(target, filter).await;
+                if remembered && self.is_stale(target, &total) {
+                    total = self.count(target, filter).await;
+                }
+                Ok(Outcome {
+                    total: Some(total?),
                     ..Outcome::default()
                 })
             }
             Request::Query(query) => {
+                let remembered = self.shapes.get(&query.target).is_some();
                 let result = self.query(query, rows).await;
-                self.settle(&query.target, result)
+                if remembered && !rows.has_begun() && self.is_stale(&query.target, &result) {
+                    return self.query(query, rows).await;
+                }
+                result
             }
         }
     }
 
-    /// Forgets the columns of a table on which something failed: they may have changed.
-    fn settle<T>(&self, target: &Target, result: Result<T, BridgeError>) -> Result<T, BridgeError> {
-        if matches!(result, Err(BridgeError::QueryFailed(_))) {
+    /// Whether something failed that may be because a table is not as it was; it is looked at anew then.
+    fn is_stale<T>(&self, target: &Target, result: &Result<T, BridgeError>) -> bool {
+        let stale = matches!(
+            result,
+            Err(BridgeError::QueryFailed(_) | BridgeError::Invalid { .. })
+        );
+        if stale {
             self.shapes.forget(target);
         }
-        result
+        stale
+    }
+
+    fn builder<'b>(&self, shape: &'b Shape) -> Builder<'b>
+    where
+        Self: 'b,
+    {
+        Builder {
+            dialect: self.connection.dialect,
+            shape,
+            types: &self.job.execution.types,
+        }
+    }
+
+    async fn count(&mut self, target: &Target, filter: &Filter) -> Result<u64, BridgeError> {
+        let shape = self.shape(target).await?;
+        let statement = self.builder(&shape).count(filter)?;
+        self.number(&statement).await
     }
 
     async fn query(
@@ -173,49 +200,37 @@ impl Session<'_> {
         rows: &mut RowWriter<'_>,
     ) -> Result<Outcome, BridgeError> {
         let shape = self.shape(&query.target).await?;
-        let builder = Builder {
-            dialect: self.connection.dialect,
-            shape: &shape,
-        };
         let total = match query.total {
-            true => Some(
-                self.number(&builder.count(&query.target, &query.filter)?)
-                    .await?,
-            ),
+            true => Some(self.count(&query.target, &query.filter).await?),
             false => None,
         };
-        let columns = Columns::of(self.job.execution, &shape.names(), query.select.as_deref());
-        let statement = builder.query(query, &columns)?;
-        rows.begin(&columns);
-        self.copy(&statement, &columns, &shape, rows).await?;
-        Ok(Outcome {
+        let prepared = self.builder(&shape).query(query, self.job.execution)?;
+        self.copy(&prepared, &shape, rows).await?;
+        let outcome = Outcome {
             total,
             ..rows.finish().await?
-        })
+        };
+        prepared.conclude(outcome, rows.place(), |_, bytes| KeyValue::read(bytes))
     }
 
     /// Copies all rows of a statement.
     async fn copy(
         &mut self,
-        statement: &Statement,
-        columns: &Columns,
+        query: &Prepared,
         shape: &Shape,
         rows: &mut RowWriter<'_>,
     ) -> Result<(), BridgeError> {
         let job = self.job;
-        let params = params(statement);
+        let params = params(&query.statement);
         let result = self
             .connection
             .conn
-            .exec_iter(job.tagged(&statement.sql), params)
+            .exec_iter(job.tagged(&query.statement.sql), params)
             .await;
         let mut result = result.map_err(|error| failure(job, error))?;
         let is_json = |i: usize| {
-            columns
-                .read
-                .get(i)
-                .and_then(|name| shape.column(name))
-                .is_some_and(|c| c.class == Class::Json)
+            let column = query.written.get(i).and_then(|name| shape.column(name));
+            column.is_some_and(|column| column.class == Class::Json)
         };
         let decoders: Vec<_> = result
             .columns_ref()
@@ -223,13 +238,19 @@ impl Session<'_> {
             .enumerate()
             .map(|(i, c)| Decoder::of(c, is_json(i)))
             .collect();
+        rows.begin(&query.columns);
+        let written = query.columns.names.len();
         while let Some(row) = rows
             .wait(result.next())
             .await?
             .map_err(|error| failure(job, error))?
         {
             rows.row(|i, out| {
-                decoders[i].write(out, row.as_ref(i).unwrap_or(&mysql_async::Value::NULL));
+                let value = row.as_ref(i).unwrap_or(&mysql_async::Value::NULL);
+                match i < written {
+                    true => decoders[i].write(out, value),
+                    false => decoders[i].write_key(out, value),
+                }
                 Ok(())
             })
             .await?;
@@ -262,8 +283,10 @@ fn params(statement: &Statement) -> Params {
         Param::Text(text) => text.as_str().into(),
         Param::Int(number) => (*number).into(),
         Param::UInt(number) => (*number).into(),
-        Param::Float(number) => (*number).into(),
-        Param::Bytes(bytes) => bytes.as_slice().into(),
+        Param::Single(number) => (*number).into(),
+        Param::Double(number) => (*number).into(),
+        Param::Bytes(bytes) | Param::RawText(bytes) => bytes.as_slice().into(),
+        Param::List(_) => mysql_async::Value::NULL,
     };
     match statement.values.is_empty() {
         true => Params::Empty,

@@ -1,34 +1,32 @@
-//! What PostgreSQL's catalogue says of tables.
+//! What PostgreSQL's catalogue says of tables, for people.
 
-use std::sync::Arc;
-
-use tokio_postgres::types::{Kind, Type};
-
-use super::decode::Decoder;
-use super::{Session, no_answer};
+use super::Session;
 use crate::bridge::catalogue::{
     COUNT_UP_TO, ColumnInfo, Listed, add_index_column, write_target, write_targets,
 };
 use crate::bridge::encode::RowWriter;
-use crate::bridge::request::Target;
-use crate::bridge::sql::{Class, Column, Read, Shape, Statement};
+use crate::bridge::request::{Table, Target};
+use crate::bridge::sql::Statement;
 use crate::bridge::{BridgeError, Outcome};
 
-const LIST: &str = "SELECT CASE WHEN n.nspname = current_schema() THEN c.relname::text ELSE n.nspname || '.' || c.relname END, \
-    c.relkind IN ('v', 'm') FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \
-    WHERE c.relkind IN ('r', 'p', 'f', 'v', 'm') AND NOT c.relispartition \
+const LIST: &str = "SELECT CASE WHEN n.nspname <> current_schema() THEN n.nspname::text END, c.relname::text, c.relkind IN ('v', 'm') \
+    FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \
+    WHERE c.relkind IN ('r', 'p', 'f', 'v', 'm') \
     AND n.nspname NOT IN ('pg_catalog', 'information_schema', 'pg_toast') AND n.nspname !~ '^pg_(toast_)?temp_' \
     AND has_schema_privilege(n.oid, 'USAGE') AND has_any_column_privilege(c.oid, 'SELECT') \
-    ORDER BY n.nspname <> current_schema(), 1";
+    ORDER BY n.nspname <> current_schema(), n.nspname, c.relname";
 
-const COLUMNS: &str = "SELECT a.attname::text, format_type(a.atttypid, a.atttypmod), NOT a.attnotnull, \
-    COALESCE(a.attnum = ANY (i.indkey), false) FROM pg_catalog.pg_attribute a \
-    LEFT JOIN pg_catalog.pg_index i ON i.indrelid = a.attrelid AND i.indisprimary \
-    WHERE a.attrelid = $1::oid AND a.attnum > 0 AND NOT a.attisdropped ORDER BY a.attnum";
+const KEYS: &str = "SELECT a.attname::text FROM pg_catalog.pg_index i \
+    CROSS JOIN LATERAL unnest(i.indkey::int2[]) WITH ORDINALITY AS k(num, place) \
+    JOIN pg_catalog.pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = k.num \
+    WHERE i.indrelid = $1::oid AND i.indisprimary ORDER BY k.place";
 
-const INDEXES: &str = "SELECT c.relname::text, pg_get_indexdef(i.indexrelid, k::int, true), i.indisunique \
+const INDEXES: &str = "SELECT c.relname::text, pg_get_indexdef(i.indexrelid, k::int, true), i.indisunique AND i.indpred IS NULL \
     FROM pg_catalog.pg_index i JOIN pg_catalog.pg_class c ON c.oid = i.indexrelid \
     CROSS JOIN generate_series(1, i.indnkeyatts) k WHERE i.indrelid = $1::oid ORDER BY 1, k";
+
+const ESTIMATE: &str =
+    "SELECT reltuples::bigint, relkind IN ('v', 'f') FROM pg_catalog.pg_class WHERE oid = $1::oid";
 
 impl Session<'_> {
     pub(super) async fn list_targets(
@@ -37,10 +35,13 @@ impl Session<'_> {
     ) -> Result<Outcome, BridgeError> {
         let mut targets = Vec::new();
         for row in self.rows(LIST, &[]).await? {
-            let (name, is_view) = (row.try_get(0), row.try_get(1));
+            let table = Table {
+                schema: row.try_get(0).map_err(|e| self.error(e))?,
+                name: row.try_get(1).map_err(|e| self.error(e))?,
+            };
             targets.push(Listed {
-                name: name.map_err(|e| self.error(e))?,
-                is_view: is_view.map_err(|e| self.error(e))?,
+                name: table.to_string(),
+                is_view: row.try_get(2).map_err(|e| self.error(e))?,
             });
         }
         write_targets(rows, targets).await
@@ -51,27 +52,20 @@ impl Session<'_> {
         target: &Target,
         rows: &mut RowWriter<'_>,
     ) -> Result<Outcome, BridgeError> {
-        // Preparing it says in the database's own words what is wrong with the target.
-        self.prepare(target).await?;
-        let name = target.quoted('"');
-        let sql = "SELECT c.oid::text, c.reltuples::bigint, c.relkind IN ('v', 'f') FROM pg_catalog.pg_class c \
-            WHERE c.oid = $1::regclass";
-        let found = self.rows(sql, &[&name]).await?;
-        let found = found.first().ok_or_else(no_answer)?;
-        let oid: String = found.try_get(0).map_err(|e| self.error(e))?;
-        let estimate: i64 = found.try_get(1).map_err(|e| self.error(e))?;
-        let uncountable: bool = found.try_get(2).map_err(|e| self.error(e))?;
-        let mut columns = Vec::new();
-        for row in self.rows(COLUMNS, &[&oid]).await? {
-            columns.push(ColumnInfo {
-                name: row.try_get(0).map_err(|e| self.error(e))?,
-                type_name: row.try_get(1).map_err(|e| self.error(e))?,
-                nullable: row.try_get(2).map_err(|e| self.error(e))?,
-                primary_key: row.try_get(3).map_err(|e| self.error(e))?,
-            });
-        }
+        let found = self.describe(target).await?;
+        let keys = self.texts(KEYS, &found.oid).await?;
+        let columns: Vec<_> = found
+            .columns
+            .into_iter()
+            .map(|found| ColumnInfo {
+                primary_key: keys.contains(&found.column.name),
+                name: found.column.name,
+                type_name: found.declared,
+                nullable: found.column.nullable,
+            })
+            .collect();
         let mut indexes = Vec::new();
-        for row in self.rows(INDEXES, &[&oid]).await? {
+        for row in self.rows(INDEXES, &[&found.oid]).await? {
             let name = row.try_get(0).map_err(|e| self.error(e))?;
             let column: String = row.try_get(1).map_err(|e| self.error(e))?;
             let plain = column
@@ -85,81 +79,34 @@ impl Session<'_> {
                 row.try_get(2).map_err(|e| self.error(e))?,
             );
         }
-        let count = match u64::try_from(estimate) {
-            _ if uncountable => None,
-            Ok(estimate) if estimate > COUNT_UP_TO.unsigned_abs() => Some(estimate),
+        let count = self.about_how_many(&found.table, &found.oid).await?;
+        write_target(rows, &found.table, &columns, &keys, count, &indexes).await
+    }
+
+    async fn texts(&self, sql: &str, oid: &str) -> Result<Vec<String>, BridgeError> {
+        let rows = self.rows(sql, &[oid]).await?;
+        let texts = rows.iter().map(|row| row.try_get(0));
+        texts.collect::<Result<_, _>>().map_err(|e| self.error(e))
+    }
+
+    /// The number of rows: counted if they are few, else the planner's estimate.
+    async fn about_how_many(&self, table: &Table, oid: &str) -> Result<Option<u64>, BridgeError> {
+        let rows = self.rows(ESTIMATE, &[oid]).await?;
+        let Some(row) = rows.first() else {
+            return Ok(None);
+        };
+        let estimate: i64 = row.try_get(0).map_err(|e| self.error(e))?;
+        let uncountable: bool = row.try_get(1).map_err(|e| self.error(e))?;
+        match u64::try_from(estimate) {
+            _ if uncountable => Ok(None),
+            Ok(estimate) if estimate > COUNT_UP_TO.unsigned_abs() => Ok(Some(estimate)),
             _ => {
                 let sql = format!(
-                    "SELECT COUNT(*) FROM (SELECT 1 FROM {name} LIMIT {COUNT_UP_TO}) AS some_rows"
+                    "SELECT COUNT(*) FROM (SELECT 1 FROM {} LIMIT {COUNT_UP_TO}) AS some_rows",
+                    table.quoted('"')
                 );
-                Some(self.number(&Statement::fixed(sql, &[])).await?)
+                self.number(&Statement::fixed(sql, &[])).await.map(Some)
             }
-        };
-        write_target(rows, target, &columns, count, &indexes).await
-    }
-
-    /// The columns of a table.
-    pub(super) async fn shape(&self, target: &Target) -> Result<Arc<Shape>, BridgeError> {
-        if let Some(shape) = self.shapes.get(target) {
-            return Ok(shape);
         }
-        let statement = self.prepare(target).await?;
-        let columns = statement.columns().iter().map(|column| Column {
-            name: column.name().to_owned(),
-            class: class(column.type_()),
-            nullable: true,
-            read: read(column.type_()),
-        });
-        Ok(self.shapes.put(target, Shape::new(columns.collect())))
-    }
-
-    async fn prepare(&self, target: &Target) -> Result<tokio_postgres::Statement, BridgeError> {
-        let sql = format!("SELECT * FROM {}", target.quoted('"'));
-        self.client
-            .prepare(&self.job.tagged(&sql))
-            .await
-            .map_err(|error| self.error(error))
-    }
-}
-
-/// How a column of that type is read: natively where there is a rule, else as text.
-fn read(ty: &Type) -> Read {
-    match base(ty) {
-        // Without the currency sign, which is the locale's.
-        &Type::MONEY => Read::Cast("numeric"),
-        &Type::MONEY_ARRAY => Read::Cast("numeric[]"),
-        ty if Decoder::of(ty).is_some() => Read::Plain,
-        // These two are arrays only to the catalogue.
-        &Type::INT2_VECTOR | &Type::OID_VECTOR => Read::Cast("text"),
-        ty => match ty.kind() {
-            Kind::Array(_) => Read::Cast("text[]"),
-            _ => Read::Cast("text"),
-        },
-    }
-}
-
-fn class(ty: &Type) -> Class {
-    match base(ty) {
-        &Type::INT2 => Class::Integer(16),
-        &Type::INT4 => Class::Integer(32),
-        &Type::INT8 => Class::Integer(64),
-        &Type::NUMERIC | &Type::MONEY => Class::Decimal,
-        &Type::FLOAT4 | &Type::FLOAT8 => Class::Float,
-        &Type::BOOL => Class::Bool,
-        &Type::TEXT | &Type::VARCHAR | &Type::BPCHAR | &Type::NAME => Class::Text,
-        &Type::BYTEA => Class::Bytes,
-        &Type::TIMESTAMP | &Type::TIMESTAMPTZ => Class::DateTime,
-        &Type::JSON | &Type::JSONB => Class::Json,
-        ty if ty.name() == "citext" => Class::Text,
-        ty if matches!(ty.kind(), Kind::Array(_)) => Class::Array,
-        _ => Class::Other,
-    }
-}
-
-/// What a domain is a domain of.
-fn base(ty: &Type) -> &Type {
-    match ty.kind() {
-        Kind::Domain(inner) => base(inner),
-        _ => ty,
     }
 }

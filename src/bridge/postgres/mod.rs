@@ -7,8 +7,10 @@
 mod catalogue;
 mod connect;
 mod decode;
+mod shape;
 
 use std::error::Error as _;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -23,15 +25,19 @@ use tokio_postgres::{Client, RowStream};
 use self::connect::{Connector, Tls};
 use self::decode::Decoder;
 use super::catalogue::{Shapes, write_test};
-use super::encode::{Columns, RowWriter};
+use super::encode::RowWriter;
+use super::keys::{self, KeyValue};
 use super::pool::{Database, Job};
 use super::registry::AddressCheck;
 use super::request::{Query, Request, Target};
-use super::sql::{Builder, Dialect, Param, Shape, Statement, hex};
+use super::sql::{Builder, By, Class, Dialect, Param, Prepared, Shape, Statement, Term, checks};
 use super::{BridgeError, Outcome};
+use crate::query::filter::Filter;
 
 /// How long a cancel request may take to get through.
 const CANCEL_TIMEOUT: Duration = Duration::from_secs(5);
+/// So many values are tried to find out which one was not taken.
+const MAX_CHECKS: usize = 100;
 
 /// A PostgreSQL database.
 pub(super) struct Postgres {
@@ -96,13 +102,10 @@ impl Database for Postgres {
             client: &connection.client,
             job,
             shapes: &self.shapes,
+            bad_value: AtomicBool::new(false),
         };
-        let begin = format!(
-            "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET LOCAL statement_timeout = {}",
-            job.remaining_ms()
-        );
         // Sent together: the server answers in order.
-        let begin = job.tagged(&begin);
+        let begin = job.tagged(&begin(job));
         let (begun, result) =
             tokio::join!(biased; session.simple(&begin), session.request(request, rows));
         let stopped_early = matches!(
@@ -131,11 +134,21 @@ impl Database for Postgres {
     }
 }
 
+/// What begins the transaction of an execution.
+fn begin(job: &Job<'_>) -> String {
+    format!(
+        "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET LOCAL statement_timeout = {}",
+        job.remaining_ms()
+    )
+}
+
 /// One execution on a connection.
 struct Session<'a> {
     client: &'a Client,
     job: &'a Job<'a>,
     shapes: &'a Shapes,
+    /// Whether what failed last did so because of a value.
+    bad_value: AtomicBool,
 }
 
 impl Session<'_> {
@@ -153,66 +166,132 @@ impl Session<'_> {
             Request::ListTargets => self.list_targets(rows).await,
             Request::IntrospectTarget(target) => self.introspect(target, rows).await,
             Request::Count { target, filter } => {
-                let shape = self.shape(target).await?;
-                let statement = builder(&shape).count(target, filter)?;
-                let total = self.settle(target, self.number(&statement).await)?;
+                let remembered = self.shapes.get(target).is_some();
+                let mut total = self.count(target, filter).await;
+                if remembered && self.is_stale(target, &total) {
+                    self.begin_again().await?;
+                    total = self.count(target, filter).await;
+                }
                 Ok(Outcome {
-                    total: Some(total),
+                    total: Some(total?),
                     ..Outcome::default()
                 })
             }
             Request::Query(query) => {
+                let remembered = self.shapes.get(&query.target).is_some();
                 let result = self.query(query, rows).await;
-                self.settle(&query.target, result)
+                if remembered && !rows.has_begun() && self.is_stale(&query.target, &result) {
+                    self.begin_again().await?;
+                    return self.query(query, rows).await;
+                }
+                result
             }
         }
     }
 
-    /// Forgets the columns of a table on which something failed: they may have changed.
-    fn settle<T>(&self, target: &Target, result: Result<T, BridgeError>) -> Result<T, BridgeError> {
-        if matches!(result, Err(BridgeError::QueryFailed(_))) {
+    /// Whether something failed that may be because a table is not as it was; it is looked at anew then.
+    fn is_stale<T>(&self, target: &Target, result: &Result<T, BridgeError>) -> bool {
+        let stale = matches!(
+            result,
+            Err(BridgeError::QueryFailed(_) | BridgeError::Invalid { .. })
+        );
+        if stale {
             self.shapes.forget(target);
         }
-        result
+        stale
+    }
+
+    /// Leaves a transaction that has failed for a new one of the same kind.
+    async fn begin_again(&self) -> Result<(), BridgeError> {
+        let again = format!("ROLLBACK; {}", begin(self.job));
+        self.simple(&self.job.tagged(&again)).await
+    }
+
+    fn builder<'a>(&'a self, shape: &'a Shape) -> Builder<'a> {
+        Builder {
+            dialect: Dialect::Postgres,
+            shape,
+            types: &self.job.execution.types,
+        }
+    }
+
+    async fn count(&self, target: &Target, filter: &Filter) -> Result<u64, BridgeError> {
+        let shape = self.shape(target).await?;
+        let statement = self.builder(&shape).count(filter)?;
+        let total = self.number(&statement).await;
+        self.explain(&shape, filter, total).await
     }
 
     async fn query(&self, query: &Query, rows: &mut RowWriter<'_>) -> Result<Outcome, BridgeError> {
         let shape = self.shape(&query.target).await?;
         let total = match query.total {
-            true => {
-                let statement = builder(&shape).count(&query.target, &query.filter)?;
-                Some(self.number(&statement).await?)
-            }
+            true => Some(self.count(&query.target, &query.filter).await?),
             false => None,
         };
-        let columns = Columns::of(self.job.execution, &shape.names(), query.select.as_deref());
-        let statement = builder(&shape).query(query, &columns)?;
-        let stream = self.stream(&statement).await?;
-        rows.begin(&columns);
-        self.copy(stream, rows).await?;
-        Ok(Outcome {
+        let prepared = self.builder(&shape).query(query, self.job.execution)?;
+        let stream = self.stream(&prepared.statement).await;
+        let stream = self.explain(&shape, &query.filter, stream).await?;
+        let copied = self.copy(stream, &prepared, rows).await;
+        self.explain(&shape, &query.filter, copied).await?;
+        let outcome = Outcome {
             total,
             ..rows.finish().await?
-        })
+        };
+        prepared.conclude(outcome, rows.place(), key_value)
+    }
+
+    /// Finds out which value of a filter a database did not take, if it was one.
+    async fn explain<T>(
+        &self,
+        shape: &Shape,
+        filter: &Filter,
+        result: Result<T, BridgeError>,
+    ) -> Result<T, BridgeError> {
+        let Some(BridgeError::QueryFailed(_)) = result.as_ref().err() else {
+            return result;
+        };
+        if !self.bad_value.load(Ordering::Relaxed) {
+            return result;
+        }
+        for check in checks(shape, filter).iter().take(MAX_CHECKS) {
+            self.begin_again().await?;
+            let sql = format!("SELECT CAST($1 AS {}) IS NULL", check.type_name);
+            match self.rows(&sql, &[&check.text]).await {
+                Err(BridgeError::QueryFailed(words)) => return Err(check.failed(&words)),
+                Err(other) => return Err(other),
+                Ok(_) => {}
+            }
+        }
+        result
     }
 
     /// Copies all rows of a statement.
-    async fn copy(&self, stream: RowStream, rows: &mut RowWriter<'_>) -> Result<(), BridgeError> {
+    async fn copy(
+        &self,
+        stream: RowStream,
+        prepared: &Prepared,
+        rows: &mut RowWriter<'_>,
+    ) -> Result<(), BridgeError> {
+        let written = prepared.columns.names.len();
         let mut stream = std::pin::pin!(stream);
-        let mut decoders: Option<Vec<Decoder>> = None;
-        while let Some(row) = rows
-            .wait(stream.try_next())
-            .await?
-            .map_err(|error| self.error(error))?
-        {
-            let decoders = decoders.get_or_insert_with(|| {
-                row.columns()
-                    .iter()
-                    .map(|column| Decoder::or_text(column.type_()))
-                    .collect()
-            });
+        // Nothing has begun before the first row is there: what fails until then may be tried again.
+        let mut next = stream.try_next().await.map_err(|error| self.error(error))?;
+        rows.begin(&prepared.columns);
+        let columns = next.as_ref().map_or(&[][..], tokio_postgres::Row::columns);
+        let decoders = columns
+            .iter()
+            .map(|column| Decoder::or_text(column.type_()));
+        let decoders: Vec<_> = decoders.collect();
+        while let Some(row) = next {
             rows.row(|i, out| {
                 let raw: decode::Raw<'_> = row.try_get(i).map_err(|error| self.error(error))?;
+                if i >= written {
+                    match raw.0 {
+                        Some(bytes) => keys::write_bytes(out, bytes),
+                        None => KeyValue::Null.write(out),
+                    }
+                    return Ok(());
+                }
                 decoders[i].write(out, raw.0).ok_or_else(|| {
                     let name = row.columns()[i].name();
                     BridgeError::QueryFailed(format!(
@@ -221,6 +300,8 @@ impl Session<'_> {
                 })
             })
             .await?;
+            let following = rows.wait(stream.try_next()).await?;
+            next = following.map_err(|error| self.error(error))?;
         }
         Ok(())
     }
@@ -229,7 +310,7 @@ impl Session<'_> {
         let params = statement
             .values
             .iter()
-            .map(|value| (Text::of(value), Type::UNKNOWN));
+            .map(|value| (Sent::of(value), Type::UNKNOWN));
         let stream = self
             .client
             .query_typed_raw(&self.job.tagged(&statement.sql), params)
@@ -280,6 +361,8 @@ impl Session<'_> {
     }
 
     fn error(&self, error: tokio_postgres::Error) -> BridgeError {
+        let class = error.code().map(|code| &code.code()[..2]);
+        self.bad_value.store(class == Some("22"), Ordering::Relaxed);
         match error.as_db_error() {
             Some(database) if *database.code() == SqlState::QUERY_CANCELED && self.job.is_due() => {
                 BridgeError::Timeout
@@ -316,40 +399,64 @@ impl Session<'_> {
     }
 }
 
-fn builder(shape: &Shape) -> Builder<'_> {
-    Builder {
-        dialect: Dialect::Postgres,
-        shape,
-    }
+/// Where a row stands in one term of its order, as the next page takes it.
+fn key_value(term: &Term, bytes: &[u8]) -> Option<KeyValue> {
+    let bytes = match KeyValue::read(bytes)? {
+        KeyValue::Bytes(bytes) => bytes,
+        other => return Some(other),
+    };
+    let By::Column(by) = &term.by else {
+        return Some(KeyValue::Bytes(bytes));
+    };
+    Some(match (&by.class, bytes.len()) {
+        (Class::Integer, 2) => KeyValue::Int(i16::from_be_bytes(bytes.try_into().ok()?).into()),
+        (Class::Integer, 4) => KeyValue::Int(i32::from_be_bytes(bytes.try_into().ok()?).into()),
+        (Class::Integer, 8) => KeyValue::Int(i64::from_be_bytes(bytes.try_into().ok()?)),
+        (Class::Text | Class::Enum(_), _) if std::str::from_utf8(&bytes).is_ok() => {
+            KeyValue::Text(bytes)
+        }
+        _ => KeyValue::Typed {
+            type_name: by.type_name.clone(),
+            bytes,
+        },
+    })
 }
 
 fn no_answer() -> BridgeError {
     BridgeError::QueryFailed("the database answered without a value".into())
 }
 
-/// A value that PostgreSQL is to read as text; its column says as what type.
+/// A value that PostgreSQL reads as text, or in the binary form of a type that the statement names.
 #[derive(Debug)]
-struct Text(String);
+enum Sent {
+    Text(String),
+    Binary(Vec<u8>),
+}
 
-impl Text {
+impl Sent {
     fn of(value: &Param) -> Self {
-        Self(match value {
+        Self::Text(match value {
+            Param::Bytes(bytes) | Param::RawText(bytes) => return Self::Binary(bytes.clone()),
             Param::Text(text) => text.clone(),
             Param::Int(number) => number.to_string(),
             Param::UInt(number) => number.to_string(),
-            Param::Float(number) => number.to_string(),
-            Param::Bytes(bytes) => hex(bytes),
+            Param::Single(number) => number.to_string(),
+            Param::Double(number) => number.to_string(),
+            Param::List(_) => String::new(),
         })
     }
 }
 
-impl ToSql for Text {
+impl ToSql for Sent {
     fn to_sql(
         &self,
         _: &Type,
         out: &mut BytesMut,
     ) -> Result<IsNull, Box<dyn std::error::Error + Sync + Send>> {
-        out.extend_from_slice(self.0.as_bytes());
+        out.extend_from_slice(match self {
+            Self::Text(text) => text.as_bytes(),
+            Self::Binary(bytes) => bytes,
+        });
         Ok(IsNull::No)
     }
 
@@ -358,7 +465,10 @@ impl ToSql for Text {
     }
 
     fn encode_format(&self, _: &Type) -> Format {
-        Format::Text
+        match self {
+            Self::Text(_) => Format::Text,
+            Self::Binary(_) => Format::Binary,
+        }
     }
 
     fn to_sql_checked(

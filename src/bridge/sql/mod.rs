@@ -1,23 +1,34 @@
 //! Statements in the three dialects, built with sea-query: every value bound, every identifier quoted.
 //!
-//! What a condition means must not depend on the database: nulls have one place, the string operators
-//! take `% _ \` literally and ignore case, and a value is bound as what its column is. The last needs the
-//! columns of the table, its [`Shape`]. How a value is bound to a column is in `bind.rs`.
+//! What a condition means must not depend on the database: nulls have one place, the string operators take `% _ \`
+//! literally and ignore case, and a value is bound as what its column is. The last needs the columns of the table,
+//! its [`Shape`]. `condition.rs` is what filters mean, `order.rs` in which order rows come and how pages go on;
+//! `postgres.rs`, `mysql.rs` and `sqlite.rs` are how each database is told.
 
-mod bind;
-
-use std::collections::HashMap;
+mod condition;
+mod mysql;
+mod number;
+mod order;
+mod postgres;
+mod shape;
+mod sqlite;
 
 use sea_query::{
-    Expr, ExprTrait, IntoTableRef, MysqlQueryBuilder, NullOrdering, Order as Direction,
-    PostgresQueryBuilder, SelectStatement, SqliteQueryBuilder, TableRef,
+    Expr, ExprTrait, IntoTableRef, MysqlQueryBuilder, PostgresQueryBuilder, SelectStatement,
+    SqliteQueryBuilder, TableRef,
 };
 
-pub(super) use self::bind::hex;
+pub(super) use self::order::{By, Ordering, Term};
+pub(super) use self::postgres::checks;
+pub(super) use self::shape::{Class, Column, Order, Read, Shape};
 use super::BridgeError;
 use super::encode::Columns;
-use super::request::{Query, Target};
-use crate::query::filter::{Filter, Pattern};
+use super::keys::{Position, stale};
+use super::request::{Query, Table, invalid};
+use super::{Execution, Outcome};
+use crate::query::filter::Filter;
+use crate::query::lens::FieldType;
+use crate::query::operation::ColumnTypes;
 
 /// Whose SQL it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -26,81 +37,6 @@ pub(super) enum Dialect {
     MySql,
     MariaDb,
     Sqlite,
-}
-
-/// What kind of values a column holds, as far as binding to it is concerned.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Class {
-    /// Integers of up to so many bits.
-    Integer(u8),
-    Decimal,
-    Float,
-    Bool,
-    Text,
-    Bytes,
-    DateTime,
-    Json,
-    /// An array, in the databases that have them.
-    Array,
-    /// Anything else: values are bound as text, for the database to read.
-    Other,
-}
-
-/// How a column is read.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Read {
-    /// As it is.
-    Plain,
-    /// Cast to this type.
-    Cast(&'static str),
-    /// Through this function.
-    Function(&'static str),
-}
-
-/// A column of a table.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Column {
-    pub(super) name: String,
-    pub(super) class: Class,
-    pub(super) nullable: bool,
-    pub(super) read: Read,
-}
-
-/// The columns of a table, in order.
-#[derive(Debug, Clone, Default)]
-pub(super) struct Shape {
-    columns: Vec<Column>,
-    by_name: HashMap<String, usize>,
-}
-
-impl Shape {
-    /// Takes the columns of a table.
-    pub(super) fn new(columns: Vec<Column>) -> Self {
-        let by_name = columns
-            .iter()
-            .enumerate()
-            .map(|(i, column)| (column.name.clone(), i))
-            .collect();
-        Self { columns, by_name }
-    }
-
-    /// The names of the columns.
-    pub(super) fn names(&self) -> Vec<&str> {
-        self.columns
-            .iter()
-            .map(|column| column.name.as_str())
-            .collect()
-    }
-
-    /// The column of that name; the database has the last word on one that is not known.
-    pub(super) fn column(&self, name: &str) -> Option<&Column> {
-        self.by_name.get(name).map(|&i| &self.columns[i])
-    }
-
-    fn class(&self, name: &str) -> Class {
-        self.column(name)
-            .map_or(Class::Other, |column| column.class)
-    }
 }
 
 /// A statement and the values that are bound to it.
@@ -129,9 +65,19 @@ pub(super) enum Param {
     Text(String),
     Int(i64),
     UInt(u64),
-    Float(f64),
+    Single(f32),
+    Double(f64),
     Bytes(Vec<u8>),
+    /// Text in whatever encoding the database has it (SQLite).
+    RawText(Vec<u8>),
+    /// Many values as one (SQLite).
+    List(Vec<Param>),
 }
+
+/// Values of kinds that sea-query does not have travel through it as bytes behind one of these.
+const RAW_TEXT: u8 = 1;
+const LIST: u8 = 2;
+const BYTES: u8 = 0;
 
 impl Param {
     fn of(value: sea_query::Value) -> Self {
@@ -140,57 +86,158 @@ impl Param {
             V::String(Some(text)) => Self::Text(text),
             V::BigInt(Some(number)) => Self::Int(number),
             V::BigUnsigned(Some(number)) => Self::UInt(number),
-            V::Double(Some(number)) => Self::Float(number),
-            V::Bytes(Some(bytes)) => Self::Bytes(bytes),
+            V::Float(Some(number)) => Self::Single(number),
+            V::Double(Some(number)) => Self::Double(number),
+            V::Bytes(Some(bytes)) => match bytes.split_first() {
+                Some((&RAW_TEXT, text)) => Self::RawText(text.to_vec()),
+                Some((&LIST, list)) => Self::List(sqlite::read_list(list)),
+                Some((_, bytes)) => Self::Bytes(bytes.to_vec()),
+                None => Self::Bytes(bytes),
+            },
             // Nothing else is bound here; as text it would at least be refused by the database.
             other => Self::Text(format!("{other:?}")),
         }
     }
 }
 
+/// Bytes as a value of sea-query.
+fn bytes_value(kind: u8, bytes: &[u8]) -> sea_query::Value {
+    let mut value = Vec::with_capacity(bytes.len() + 1);
+    value.push(kind);
+    value.extend_from_slice(bytes);
+    value.into()
+}
+
 /// Builds the statements on one table.
 pub(super) struct Builder<'a> {
     pub(super) dialect: Dialect,
     pub(super) shape: &'a Shape,
+    pub(super) types: &'a ColumnTypes,
+}
+
+/// The statement of a query and what its columns are for.
+pub(super) struct Prepared {
+    pub(super) statement: Statement,
+    pub(super) columns: Columns,
+    /// The columns that are written, in order.
+    pub(super) written: Vec<String>,
+    pub(super) ordering: Ordering,
+    after: Option<Position>,
 }
 
 impl Builder<'_> {
-    /// The rows of a query, with these columns read.
-    pub(super) fn query(&self, query: &Query, columns: &Columns) -> Result<Statement, BridgeError> {
-        let mut select = self.from(&query.target, &query.filter)?;
-        for name in &columns.read {
+    /// The rows of a query.
+    pub(super) fn query(
+        &self,
+        query: &Query,
+        execution: &Execution,
+    ) -> Result<Prepared, BridgeError> {
+        let ordering = self.ordering(query, &execution.paging)?;
+        let after = self.place(&ordering, execution)?;
+        let mut select = self.from(&query.filter)?;
+        if let Some(after) = &after {
+            select.and_where(self.behind(&ordering, after)?);
+        }
+        let (written, names) = self.written(query, execution);
+        for name in &written {
             select.expr(self.read(name));
         }
-        if columns.read.is_empty() {
+        let keys = if ordering.is_paged && ordering.not_pageable.is_none() {
+            ordering.terms.as_slice()
+        } else {
+            &[]
+        };
+        for term in keys {
+            select.expr(self.key(term));
+        }
+        if written.is_empty() && keys.is_empty() {
             select.expr(Expr::cust("1"));
         }
-        for order in &query.order {
-            self.order(&mut select, &order.column, order.descending);
+        for term in &ordering.terms {
+            self.order_by(&mut select, term);
         }
-        let limit = match (query.limit, query.offset) {
-            // Neither has an OFFSET without a LIMIT.
-            (None, Some(_)) if self.dialect != Dialect::Postgres => Some(i64::MAX.unsigned_abs()),
-            (limit, _) => limit,
-        };
-        if let Some(limit) = limit {
-            select.limit(limit);
-        }
-        if let Some(offset) = query.offset {
-            select.offset(offset);
-        }
-        Ok(self.build(&select))
+        let repeated = after.as_ref().map_or(0, |after| after.repeated);
+        let offset = query.offset.unwrap_or(0).saturating_add(repeated);
+        self.cut(&mut select, query.limit, offset);
+        let types = written
+            .iter()
+            .map(|column| execution.types.get(column).copied());
+        Ok(Prepared {
+            statement: self.build(&select),
+            columns: Columns {
+                types: types.collect(),
+                names,
+                keys: keys.len(),
+            },
+            written,
+            ordering,
+            after,
+        })
     }
 
     /// How many rows match.
-    pub(super) fn count(&self, target: &Target, filter: &Filter) -> Result<Statement, BridgeError> {
-        let mut select = self.from(target, filter)?;
+    pub(super) fn count(&self, filter: &Filter) -> Result<Statement, BridgeError> {
+        let mut select = self.from(filter)?;
         select.expr(Expr::cust("COUNT(*)"));
         Ok(self.build(&select))
     }
 
-    fn from(&self, target: &Target, filter: &Filter) -> Result<SelectStatement, BridgeError> {
+    /// The columns that are written, and their output names.
+    fn written(&self, query: &Query, execution: &Execution) -> (Vec<String>, Vec<String>) {
+        let select = query.select.as_deref();
+        match &execution.fields {
+            Some(fields) => {
+                let wanted = |column: &String| {
+                    select.is_none_or(|select| select.iter().any(|name| name == column))
+                };
+                let wanted = fields.iter().filter(|(column, _)| wanted(column));
+                wanted.cloned().unzip()
+            }
+            None => {
+                let all = || {
+                    self.shape
+                        .columns()
+                        .iter()
+                        .map(|column| column.name.clone())
+                };
+                let columns = select.map_or_else(|| all().collect(), <[String]>::to_vec);
+                (columns.clone(), columns)
+            }
+        }
+    }
+
+    /// Where the page before ended.
+    fn place(
+        &self,
+        ordering: &Ordering,
+        execution: &Execution,
+    ) -> Result<Option<Position>, BridgeError> {
+        match (&execution.paging.after, &ordering.not_pageable) {
+            (None, _) => Ok(None),
+            (Some(_), Some(reason)) => Err(invalid("cursor", reason)),
+            (Some(after), None) => Position::from_json(after, ordering.terms.len()).map(Some),
+        }
+    }
+
+    fn cut(&self, select: &mut SelectStatement, limit: Option<u64>, offset: u64) {
+        let limit = match limit {
+            // Neither has an OFFSET without a LIMIT.
+            None if offset > 0 && self.dialect != Dialect::Postgres => {
+                Some(i64::MAX.unsigned_abs())
+            }
+            limit => limit,
+        };
+        if let Some(limit) = limit {
+            select.limit(limit);
+        }
+        if offset > 0 {
+            select.offset(offset);
+        }
+    }
+
+    fn from(&self, filter: &Filter) -> Result<SelectStatement, BridgeError> {
         let mut select = SelectStatement::new();
-        select.from(table(target));
+        select.from(table(&self.shape.table));
         if !filter.is_everything() {
             select.and_where(self.condition(filter)?);
         }
@@ -211,139 +258,72 @@ impl Builder<'_> {
 
     fn read(&self, name: &str) -> Expr {
         let column = column(name);
-        match self
-            .shape
-            .column(name)
-            .map_or(Read::Plain, |column| column.read)
-        {
+        match self.column(name).read {
             Read::Plain => column,
             Read::Cast(to) => column.cast_as(to),
             Read::Function(function) => Expr::cust_with_expr(format!("{function}(?)"), column),
         }
     }
 
-    /// Nulls come last ascending and first descending: what PostgreSQL does by itself, also with an index.
-    fn order(&self, select: &mut SelectStatement, name: &str, descending: bool) {
-        let (direction, nulls) = if descending {
-            (Direction::Desc, NullOrdering::First)
-        } else {
-            (Direction::Asc, NullOrdering::Last)
-        };
-        let nullable = self.shape.column(name).is_none_or(|column| column.nullable);
-        if nullable && self.dialect != Dialect::Postgres {
-            select.order_by_expr_with_nulls(column(name), direction, nulls);
-        } else {
-            select.order_by_expr(column(name), direction);
-        }
+    fn column(&self, name: &str) -> Column {
+        let known = self.shape.column(name);
+        known.map_or_else(|| Column::unknown(name), Clone::clone)
     }
 
-    /// The condition that a filter stands for.
-    fn condition(&self, filter: &Filter) -> Result<Expr, BridgeError> {
-        Ok(match filter {
-            Filter::All(filters) => self
-                .fold(filters, Expr::and)?
-                .unwrap_or_else(|| truth(true)),
-            Filter::Any(filters) => self
-                .fold(filters, Expr::or)?
-                .unwrap_or_else(|| truth(false)),
-            Filter::Not(filter) => self.condition(filter)?.not(),
-            Filter::Nothing => truth(false),
-            Filter::IsNull {
-                field,
-                negated: false,
-            } => column(field).is_null(),
-            Filter::IsNull {
-                field,
-                negated: true,
-            } => column(field).is_not_null(),
-            Filter::Compare { field, op, value } => self.compare(field, *op, value)?,
-            Filter::In {
-                field,
-                values,
-                negated,
-            } => self.is_in(field, values, *negated)?,
-            Filter::Matches {
-                field,
-                pattern,
-                text,
-            } => self.matches(field, *pattern, text),
-        })
+    /// Whether the lens says that a column holds dates.
+    fn holds_dates(&self, column: &Column) -> bool {
+        let declared = self
+            .types
+            .iter()
+            .find(|(name, _)| name.eq_ignore_ascii_case(&column.name));
+        declared.is_some_and(|(_, kind)| *kind == FieldType::Date)
     }
+}
 
-    /// Joins conditions as a balanced tree: a chain of a thousand would be too deep for SQLite.
-    fn fold(
+impl Prepared {
+    /// Says where the answer ended and what there is to be known of it.
+    pub(super) fn conclude(
         &self,
-        filters: &[Filter],
-        join: fn(Expr, Expr) -> Expr,
-    ) -> Result<Option<Expr>, BridgeError> {
-        match filters {
-            [] => Ok(None),
-            [filter] => self.condition(filter).map(Some),
-            _ => {
-                let (left, right) = filters.split_at(filters.len() / 2);
-                let (left, right) = (self.fold(left, join)?, self.fold(right, join)?);
-                Ok(left.into_iter().chain(right).reduce(join))
-            }
-        }
-    }
-
-    /// The string operators; a column that is no text is matched by its text.
-    fn matches(&self, field: &str, pattern: Pattern, text: &str) -> Expr {
-        let literal = || {
-            text.replace('\\', "\\\\")
-                .replace('%', "\\%")
-                .replace('_', "\\_")
+        outcome: Outcome,
+        place: Option<(Vec<&[u8]>, u64)>,
+        read: impl Fn(&Term, &[u8]) -> Option<super::keys::KeyValue>,
+    ) -> Result<Outcome, BridgeError> {
+        let mut outcome = Outcome {
+            not_pageable: self.ordering.not_pageable.clone(),
+            warnings: self.ordering.warning.iter().cloned().collect(),
+            ..outcome
         };
-        let like = match pattern {
-            Pattern::Like | Pattern::Ilike => text.to_owned(),
-            Pattern::Contains => format!("%{}%", literal()),
-            Pattern::StartsWith => format!("{}%", literal()),
-            Pattern::EndsWith => format!("%{}", literal()),
+        let Some((values, repeated)) = place.filter(|_| self.columns.keys > 0) else {
+            return Ok(outcome);
         };
-        let sensitive = pattern == Pattern::Like;
-        match self.dialect {
-            Dialect::Postgres => {
-                let text = match self.shape.class(field) {
-                    Class::Text => column(field),
-                    _ => column(field).cast_as("text"),
-                };
-                let template = if sensitive {
-                    "($1 LIKE $2)"
-                } else {
-                    "($1 ILIKE $2)"
-                };
-                Expr::cust_with_exprs(template, [text, Expr::val(like)])
-            }
-            // The binary collation compares letters, not what a language holds to be alike.
-            Dialect::MySql | Dialect::MariaDb => {
-                let template = if sensitive {
-                    "(CONVERT(? USING utf8mb4) COLLATE utf8mb4_bin LIKE ?)"
-                } else {
-                    "(LOWER(CONVERT(? USING utf8mb4)) COLLATE utf8mb4_bin LIKE LOWER(?))"
-                };
-                Expr::cust_with_exprs(template, [column(field), Expr::val(like)])
-            }
-            Dialect::Sqlite if sensitive => {
-                // LIKE ignores case there, and the switch for it is the whole connection's.
-                Expr::cust_with_exprs("(? GLOB ?)", [column(field), Expr::val(glob(text))])
-            }
-            Dialect::Sqlite => {
-                let values = [column(field), Expr::val(like), Expr::val("\\")];
-                Expr::cust_with_exprs("(? LIKE ? ESCAPE ?)", values)
-            }
+        let terms = self.ordering.terms.iter().zip(values);
+        let values: Option<Vec<_>> = terms.map(|(term, value)| read(term, value)).collect();
+        let mut place = Position {
+            values: values.ok_or_else(stale)?,
+            repeated: 0,
+        };
+        if self.ordering.has_repeats() {
+            let whole = repeated == outcome.rows;
+            let before = self
+                .after
+                .as_ref()
+                .filter(|after| whole && after.values == place.values);
+            place.repeated = repeated + before.map_or(0, |before| before.repeated);
         }
+        outcome.last = Some(place.to_json());
+        Ok(outcome)
     }
 }
 
 /// A table reference, quoted.
-pub(super) fn table(target: &Target) -> TableRef {
-    match &target.schema {
+fn table(table: &Table) -> TableRef {
+    match &table.schema {
         Some(schema) => (
             sea_query::Alias::new(schema),
-            sea_query::Alias::new(&target.table),
+            sea_query::Alias::new(&table.name),
         )
             .into_table_ref(),
-        None => sea_query::Alias::new(&target.table).into_table_ref(),
+        None => sea_query::Alias::new(&table.name).into_table_ref(),
     }
 }
 
@@ -355,21 +335,18 @@ fn truth(value: bool) -> Expr {
     Expr::cust(if value { "(1 = 1)" } else { "(1 = 0)" })
 }
 
-/// The GLOB pattern that means what a LIKE pattern means.
-fn glob(like: &str) -> String {
-    let mut out = String::with_capacity(like.len());
-    let mut chars = like.chars();
-    while let Some(c) = chars.next() {
-        let (c, literal) = match c {
-            '\\' => (chars.next().unwrap_or('\\'), true),
-            c => (c, false),
-        };
-        match c {
-            '%' if !literal => out.push('*'),
-            '_' if !literal => out.push('?'),
-            '*' | '?' | '[' => out.extend(['[', c, ']']),
-            c => out.push(c),
+/// Joins conditions as a balanced tree.
+fn join(mut conditions: Vec<Expr>, with: fn(Expr, Expr) -> Expr) -> Option<Expr> {
+    while conditions.len() > 1 {
+        let mut pairs = Vec::with_capacity(conditions.len().div_ceil(2));
+        let mut rest = conditions.into_iter();
+        while let Some(left) = rest.next() {
+            pairs.push(match rest.next() {
+                Some(right) => with(left, right),
+                None => left,
+            });
         }
+        conditions = pairs;
     }
-    out
+    conditions.pop()
 }

@@ -3,6 +3,8 @@
 //! The file is opened read-only. What is cancelled is interrupted: a flag that SQLite asks for every few
 //! thousand steps, so that there is no moment at which an interrupt could be missed.
 
+mod functions;
+mod shape;
 mod work;
 
 use std::path::{Path, PathBuf};
@@ -115,11 +117,12 @@ impl Database for Sqlite {
             Answer::Version(version, latency) => write_test(rows, version, latency).await,
             Answer::Targets(targets) => write_targets(rows, targets).await,
             Answer::Target {
-                target,
+                table,
                 columns,
+                primary_key,
                 count,
                 indexes,
-            } => write_target(rows, &target, &columns, count, &indexes).await,
+            } => write_target(rows, &table, &columns, &primary_key, count, &indexes).await,
         }
     }
 
@@ -179,6 +182,7 @@ fn open(path: &Path) -> Result<Connection, BridgeError> {
         db.set_db_config(DbConfig::SQLITE_DBCONFIG_DQS_DML, false)?;
         db.set_db_config(DbConfig::SQLITE_DBCONFIG_DEFENSIVE, true)?;
         db.set_db_config(DbConfig::SQLITE_DBCONFIG_TRUSTED_SCHEMA, false)?;
+        functions::add(&db)?;
         db.execute_batch("PRAGMA query_only = ON; SELECT 1 FROM sqlite_schema LIMIT 1")
     };
     prepare().map_err(unreachable)?;

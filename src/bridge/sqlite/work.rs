@@ -1,5 +1,6 @@
 //! One execution on SQLite's own thread.
 
+use std::rc::Rc;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -7,13 +8,13 @@ use rusqlite::types::{ToSqlOutput, ValueRef};
 use rusqlite::{Connection as Db, ErrorCode, Params, Row, params_from_iter};
 use tokio::sync::mpsc;
 
-use crate::bridge::catalogue::{ColumnInfo, IndexInfo, Listed, add_index_column};
+use crate::bridge::catalogue::{ColumnInfo, IndexInfo, Listed};
 use crate::bridge::encode::{
-    Caps, Columns, RowEncoder, write_base64, write_f64, write_int, write_plain, write_raw_json,
-    write_text,
+    Caps, RowEncoder, write_base64, write_f64, write_int, write_plain, write_raw_json, write_text,
 };
-use crate::bridge::request::{Query, Request, Target};
-use crate::bridge::sql::{Builder, Class, Column, Dialect, Param, Read, Shape, Statement};
+use crate::bridge::keys::{self, KeyValue};
+use crate::bridge::request::{Query, Request, Table};
+use crate::bridge::sql::{Builder, Dialect, Param, Prepared, Shape, Statement};
 use crate::bridge::{BridgeError, Execution, Outcome, RowBatch};
 
 /// What the thread needs.
@@ -33,8 +34,9 @@ pub(super) enum Answer {
     Version(String, Duration),
     Targets(Vec<Listed>),
     Target {
-        target: Target,
+        table: Table,
         columns: Vec<ColumnInfo>,
+        primary_key: Vec<String>,
         count: Option<u64>,
         indexes: Vec<IndexInfo>,
     },
@@ -65,8 +67,12 @@ impl Work {
                 let sql = "SELECT name, type = 'view' FROM sqlite_schema WHERE type IN ('table', 'view') \
                     AND name NOT LIKE 'sqlite\\_%' ESCAPE '\\' ORDER BY name";
                 let listed = self.rows(db, sql, [], |row| {
-                    Ok(Listed {
+                    let table = Table {
+                        schema: None,
                         name: row.get(0)?,
+                    };
+                    Ok(Listed {
+                        name: table.to_string(),
                         is_view: row.get(1)?,
                     })
                 });
@@ -75,11 +81,7 @@ impl Work {
             Request::IntrospectTarget(target) => self.introspect(db, target),
             Request::Count { target, filter } => {
                 let shape = self.shape(db, target)?;
-                let builder = Builder {
-                    dialect: Dialect::Sqlite,
-                    shape: &shape,
-                };
-                let total = self.number(db, &builder.count(target, filter)?)?;
+                let total = self.number(db, &self.builder(&shape).count(filter)?)?;
                 Ok(Answer::Rows(Outcome {
                     total: Some(total),
                     ..Outcome::default()
@@ -89,41 +91,54 @@ impl Work {
         }
     }
 
+    fn builder<'a>(&'a self, shape: &'a Shape) -> Builder<'a> {
+        Builder {
+            dialect: Dialect::Sqlite,
+            shape,
+            types: &self.execution.types,
+        }
+    }
+
     fn query(&self, db: &Db, query: &Query) -> Result<Outcome, BridgeError> {
         let shape = self.shape(db, &query.target)?;
-        let builder = Builder {
-            dialect: Dialect::Sqlite,
-            shape: &shape,
-        };
+        let builder = self.builder(&shape);
         let total = match query.total {
-            true => Some(self.number(db, &builder.count(&query.target, &query.filter)?)?),
+            true => Some(self.number(db, &builder.count(&query.filter)?)?),
             false => None,
         };
-        let columns = Columns::of(&self.execution, &shape.names(), query.select.as_deref());
-        let statement = builder.query(query, &columns)?;
-        *self.encoder() = Some(RowEncoder::new(&self.execution, self.caps, &columns));
-        let outcome = self.copy(db, &statement)?;
-        Ok(Outcome { total, ..outcome })
+        let prepared = builder.query(query, &self.execution)?;
+        let encoder = RowEncoder::new(&self.execution, self.caps, &prepared.columns);
+        *self.encoder() = Some(encoder);
+        let outcome = self.copy(db, &prepared)?;
+        let encoder = self.encoder();
+        let place = encoder.as_ref().and_then(RowEncoder::place);
+        let outcome = Outcome { total, ..outcome };
+        prepared.conclude(outcome, place, |_, bytes| KeyValue::read(bytes))
     }
 
     /// Copies all rows of a statement.
-    fn copy(&self, db: &Db, statement: &Statement) -> Result<Outcome, BridgeError> {
+    fn copy(&self, db: &Db, query: &Prepared) -> Result<Outcome, BridgeError> {
         let mut prepared = db
-            .prepare_cached(&self.tagged(&statement.sql))
+            .prepare_cached(&self.tagged(&query.statement.sql))
             .map_err(failure)?;
+        let written = query.columns.names.len();
         let kinds: Vec<_> = prepared
             .columns()
             .iter()
             .map(|column| Declared::of(column.decl_type()))
             .collect();
-        let mut rows = prepared.query(params(statement)).map_err(failure)?;
+        let mut rows = prepared.query(params(&query.statement)).map_err(failure)?;
         while let Some(row) = rows.next().map_err(failure)? {
             let mut encoder = self.encoder();
             let Some(encoder) = encoder.as_mut() else {
                 break;
             };
             let batch = encoder.row(|i, out| {
-                kinds[i].write(out, row.get_ref(i).map_err(failure)?);
+                let value = row.get_ref(i).map_err(failure)?;
+                match i < written {
+                    true => kinds[i].write(out, value),
+                    false => write_key(out, value),
+                }
                 Ok(())
             })?;
             if let Some(batch) = batch {
@@ -150,81 +165,8 @@ impl Work {
             .or(Err(BridgeError::Cancelled))
     }
 
-    fn introspect(&self, db: &Db, target: &Target) -> Result<Answer, BridgeError> {
-        let columns = self.columns(db, target)?;
-        let sql = "SELECT l.name, i.name, l.\"unique\" FROM pragma_index_list(?1, ?2) AS l, \
-            pragma_index_info(l.name, ?2) AS i ORDER BY l.name, i.seqno";
-        let found = self.rows(db, sql, (&target.table, schema(target)), |row| {
-            Ok((
-                row.get(0)?,
-                row.get::<_, Option<String>>(1)?.unwrap_or_default(),
-                row.get(2)?,
-            ))
-        })?;
-        let mut indexes = Vec::new();
-        for (name, column, unique) in found {
-            add_index_column(&mut indexes, name, column, unique);
-        }
-        let schema_table = format!("\"{}\".sqlite_schema", schema(target).replace('"', "\"\""));
-        let sql = format!(
-            "SELECT 1 FROM {schema_table} WHERE type = 'table' AND name = ?1 COLLATE NOCASE"
-        );
-        let is_table = !self.rows(db, &sql, [&target.table], |_| Ok(()))?.is_empty();
-        let count = match is_table {
-            true => {
-                let sql = format!("SELECT COUNT(*) FROM {}", target.quoted('"'));
-                Some(self.number(db, &Statement::fixed(sql, &[]))?)
-            }
-            false => None,
-        };
-        Ok(Answer::Target {
-            target: target.clone(),
-            columns,
-            count,
-            indexes,
-        })
-    }
-
-    fn shape(&self, db: &Db, target: &Target) -> Result<Shape, BridgeError> {
-        let columns = self.columns(db, target)?.into_iter().map(|column| {
-            let bytes = column.type_name.to_ascii_uppercase().contains("BLOB");
-            let class = if bytes { Class::Bytes } else { Class::Other };
-            Column {
-                name: column.name,
-                class,
-                nullable: column.nullable,
-                read: Read::Plain,
-            }
-        });
-        Ok(Shape::new(columns.collect()))
-    }
-
-    fn columns(&self, db: &Db, target: &Target) -> Result<Vec<ColumnInfo>, BridgeError> {
-        // Preparing it says in SQLite's own words what is wrong with the target.
-        db.prepare_cached(&self.tagged(&format!("SELECT * FROM {}", target.quoted('"'))))
-            .map_err(failure)?;
-        let sql = "SELECT name, type, \"notnull\", pk FROM pragma_table_xinfo(?1, ?2) WHERE hidden <> 1 ORDER BY cid";
-        self.rows(db, sql, (&target.table, schema(target)), |row| {
-            let (declared, not_null, key): (String, bool, i64) =
-                (row.get(1)?, row.get(2)?, row.get(3)?);
-            let type_name = if declared.is_empty() {
-                "TEXT".to_owned()
-            } else {
-                declared
-            };
-            // Of the keys only a rowid is never null by itself.
-            let rowid = key == 1 && type_name.eq_ignore_ascii_case("INTEGER");
-            Ok(ColumnInfo {
-                name: row.get(0)?,
-                type_name,
-                nullable: !not_null && !rowid,
-                primary_key: key > 0,
-            })
-        })
-    }
-
     /// All rows of a statement.
-    fn rows<T>(
+    pub(super) fn rows<T>(
         &self,
         db: &Db,
         sql: &str,
@@ -237,7 +179,7 @@ impl Work {
     }
 
     /// The one number that a statement answers.
-    fn number(&self, db: &Db, statement: &Statement) -> Result<u64, BridgeError> {
+    pub(super) fn number(&self, db: &Db, statement: &Statement) -> Result<u64, BridgeError> {
         let mut prepared = db
             .prepare_cached(&self.tagged(&statement.sql))
             .map_err(failure)?;
@@ -247,13 +189,9 @@ impl Work {
         Ok(number.unsigned_abs())
     }
 
-    fn tagged(&self, sql: &str) -> String {
+    pub(super) fn tagged(&self, sql: &str) -> String {
         format!("{}{sql}", self.tag)
     }
-}
-
-fn schema(target: &Target) -> &str {
-    target.schema.as_deref().unwrap_or("main")
 }
 
 /// The values of a statement, as the driver binds them.
@@ -269,9 +207,35 @@ impl rusqlite::ToSql for Bound<'_> {
             Param::Text(text) => ValueRef::Text(text.as_bytes()),
             Param::Int(number) => ValueRef::Integer(*number),
             Param::UInt(number) => ValueRef::Integer(i64::try_from(*number).unwrap_or(i64::MAX)),
-            Param::Float(number) => ValueRef::Real(*number),
+            Param::Single(number) => ValueRef::Real((*number).into()),
+            Param::Double(number) => ValueRef::Real(*number),
             Param::Bytes(bytes) => ValueRef::Blob(bytes),
+            Param::RawText(text) => ValueRef::Text(text),
+            // Read by the table-valued function `rarray`.
+            Param::List(list) => {
+                let values = list.iter().map(owned).collect::<Result<Vec<_>, _>>()?;
+                return Ok(ToSqlOutput::from_rc(Rc::new(values), c"rarray"));
+            }
         }))
+    }
+}
+
+fn owned(value: &Param) -> rusqlite::Result<rusqlite::types::Value> {
+    match rusqlite::ToSql::to_sql(&Bound(value))? {
+        ToSqlOutput::Borrowed(value) => Ok(value.try_into()?),
+        ToSqlOutput::Owned(value) => Ok(value),
+        _ => Ok(rusqlite::types::Value::Null),
+    }
+}
+
+/// A value as the next page takes it.
+fn write_key(out: &mut Vec<u8>, value: ValueRef<'_>) {
+    match value {
+        ValueRef::Null => KeyValue::Null.write(out),
+        ValueRef::Integer(number) => KeyValue::Int(number).write(out),
+        ValueRef::Real(number) => KeyValue::Double(number).write(out),
+        ValueRef::Text(text) => keys::write_text(out, text),
+        ValueRef::Blob(bytes) => keys::write_bytes(out, bytes),
     }
 }
 
@@ -326,7 +290,7 @@ pub(super) fn message(error: &rusqlite::Error) -> String {
     }
 }
 
-fn failure(error: rusqlite::Error) -> BridgeError {
+pub(super) fn failure(error: rusqlite::Error) -> BridgeError {
     match error.sqlite_error_code() {
         Some(ErrorCode::OperationInterrupted) => BridgeError::Cancelled,
         Some(

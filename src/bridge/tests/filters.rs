@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::support::{ENGINES, TestDb, execution, field, parse, query, run};
 use crate::bridge::request::{Query, Target};
-use crate::bridge::sql::{Builder, Class, Column, Dialect, Read, Shape};
+use crate::bridge::sql::{Builder, Class, Column, Dialect, Shape};
 use crate::bridge::{BridgeOptions, Bridges};
 use crate::query::filter::{Comparison, Filter, Pattern};
 
@@ -147,6 +147,7 @@ fn to_json(filter: &Filter) -> Value {
             pattern,
             text,
         } => json!({field: {pattern.as_str(): text}}),
+        Filter::Contains { field, value } => json!({field: {"$contains": value}}),
         Filter::Nothing => json!({"n": {"$in": []}}),
     }
 }
@@ -158,6 +159,8 @@ fn holds(filter: &Filter, item: &Item) -> Option<bool> {
         Filter::Any(filters) => decided(filters, item, true),
         Filter::Not(filter) => holds(filter, item).map(|holds| !holds),
         Filter::Nothing => Some(false),
+        // None of these columns holds anything that could be contained.
+        Filter::Contains { field, .. } => value(field, item).map(|_| false),
         Filter::IsNull { field, negated } => Some(value(field, item).is_none() != *negated),
         Filter::Compare {
             field,
@@ -318,9 +321,14 @@ proptest! {
     #[test]
     fn no_value_stands_in_the_sql(filter in marked(), limit in 1_000_000_000_u64..) {
         let limit = limit % (1 << 62);
-        let column = |name: &str, class| Column { name: name.into(), class, nullable: true, read: Read::Plain };
-        let classes = [("n", Class::Integer(32)), ("s", Class::Text), ("f", Class::Float)];
-        let shape = Shape::new(classes.iter().map(|(name, class)| column(name, *class)).collect());
+        let column = |name: &str, class, type_name: &str| Column { class, type_name: type_name.into(), ..Column::unknown(name) };
+        let columns = [
+            column("n", Class::Integer, "integer"),
+            column("s", Class::Text, "text"),
+            column("f", Class::Double, "double precision"),
+        ];
+        let table = Target::parse("items").unwrap().readings()[0].clone();
+        let shape = Shape::new(table, columns.to_vec(), Vec::new(), false);
         for dialect in [Dialect::Postgres, Dialect::MySql, Dialect::MariaDb, Dialect::Sqlite] {
             let query = Query {
                 target: Target::parse("items").unwrap(),
@@ -331,8 +339,9 @@ proptest! {
                 select: None,
                 total: false,
             };
-            let columns = crate::bridge::encode::Columns::of(&execution(), &shape.names(), None);
-            let statement = Builder { dialect, shape: &shape }.query(&query, &columns).unwrap();
+            let execution = execution();
+            let builder = Builder { dialect, shape: &shape, types: &execution.types };
+            let statement = builder.query(&query, &execution).unwrap().statement;
             prop_assert!(!statement.sql.contains("7777777"), "{}", statement.sql);
             prop_assert!(!statement.sql.contains(&limit.to_string()), "{}", statement.sql);
         }

@@ -68,10 +68,13 @@ async fn attacks_in_identifiers_are_only_names() {
                     .try_rows(operation(kind, attack, json!({})))
                     .await
                     .unwrap_err();
-                assert!(
-                    matches!(&error, BridgeError::Invalid { path, .. } if path == "target"),
-                    "{error:?}"
-                );
+                // Any text may be the name of a table; there is none of that name.
+                let refused = match &error {
+                    BridgeError::Invalid { path, .. } => path == "target",
+                    BridgeError::QueryFailed(_) => true,
+                    _ => false,
+                };
+                assert!(refused, "{engine:?} {attack}: {error:?}");
             }
         }
         for target in [
@@ -82,7 +85,11 @@ async fn attacks_in_identifiers_are_only_names() {
                 ..query("x", json!({}))
             };
             let error = db.try_rows(operation).await.unwrap_err();
-            assert!(matches!(error, BridgeError::Invalid { .. }), "{target}");
+            let refused = matches!(
+                error,
+                BridgeError::Invalid { .. } | BridgeError::QueryFailed(_)
+            );
+            assert!(refused, "{target}: {error:?}");
         }
         assert_eq!(db.rows(query("items", json!({}))).await.len(), 4);
     }

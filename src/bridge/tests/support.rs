@@ -218,7 +218,8 @@ pub(super) fn execution() -> Execution {
         cancel: CancellationToken::new(),
         format: RowFormat::Json,
         fields: None,
-        keys: Vec::new(),
+        paging: Default::default(),
+        types: Default::default(),
         max_batch_bytes: 1 << 20,
         max_row_bytes: 1 << 20,
     }

@@ -303,7 +303,7 @@ impl From<WireError> for JobError {
             WireError::Invalid { path, message } => {
                 Self::Source(BridgeError::Invalid { path, message })
             }
-            WireError::Rejected { code, message } => error::from_runner(&code, message),
+            WireError::Rejected { code, message } => error::from_runner(&code, message, None),
             WireError::Timeout => Self::Timeout,
             WireError::Cancelled => Self::Cancelled,
             WireError::ResultOverflow { message } => Self::ResultOverflow(message),

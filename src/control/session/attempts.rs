@@ -114,7 +114,12 @@ impl Attempt {
                 Encoding::Ndjson => RowEncoding::Ndjson,
                 Encoding::Json | Encoding::Arrow => RowEncoding::Json,
             };
-            RowMapper::new(spec.fields.as_deref(), &spec.keys, encoding)
+            RowMapper::new(
+                spec.fields.as_deref(),
+                &spec.paging.keys,
+                &spec.types,
+                encoding,
+            )
         })
     }
 

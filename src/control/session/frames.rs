@@ -14,6 +14,7 @@ use crate::control::picker::SessionChanged;
 use crate::control::reply::{Finished, NotTaken};
 use crate::ids::AttemptId;
 use crate::protocol::{Chunk, Done, MAX_FRAME_BYTES, MAX_ROW_BYTES, RowsFrame, RunnerFrame};
+use crate::query::plan::not_continued_by_filter;
 use crate::query::rows::NotEncoded;
 
 /// What a frame may hold unread beyond its window: one frame may overdraw it.
@@ -42,9 +43,12 @@ impl RunnerSession {
             RunnerFrame::Hello(_) => return Err("a second hello".to_owned()),
             RunnerFrame::Chunk(chunk) => self.on_chunk(chunk),
             RunnerFrame::Done(done) => return self.on_done(done),
-            RunnerFrame::Error { id, code, message } => {
-                self.settle(id, Err(error::from_runner(&code, message)))
-            }
+            RunnerFrame::Error {
+                id,
+                code,
+                message,
+                path,
+            } => self.settle(id, Err(error::from_runner(&code, message, path))),
             RunnerFrame::Accepted { id } => self.on_accepted(id),
             RunnerFrame::Refused { id, reason } => self.on_refused(id, reason),
             RunnerFrame::Draining => self.on_runner_draining(),
@@ -137,6 +141,7 @@ impl RunnerSession {
                     Err(error::from_runner(
                         "SOURCE_QUERY_FAILED",
                         bad_row.to_string(),
+                        None,
                     )),
                 );
                 return;
@@ -185,6 +190,12 @@ impl RunnerSession {
         let meta = done.meta.unwrap_or_default();
         let said = std::mem::take(&mut attempt.said);
         let elapsed = attempt.started.elapsed();
+        let spec = &attempt.job.spec;
+        let not_pageable = meta.not_pageable.or_else(|| {
+            let last = said.last.as_deref()?;
+            not_continued_by_filter(&spec.paging, &spec.types, last)
+        });
+        let last = meta.last.or(said.last).filter(|_| not_pageable.is_none());
         let finished = Finished {
             // What was counted here is what the caller gets; the runner's own figure may be another.
             count: attempt.rows,
@@ -195,7 +206,9 @@ impl RunnerSession {
                 .unwrap_or(u64::MAX),
             total: meta.total.or(said.total),
             approximate: meta.approximate.unwrap_or(said.approximate),
-            last: meta.last.or(said.last),
+            last,
+            not_pageable,
+            warnings: meta.warnings,
             next_cursor: meta.next_cursor,
             agg: said.agg,
             runner_id: Some(runner_id),

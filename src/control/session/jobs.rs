@@ -7,6 +7,7 @@ use tokio::time::Instant;
 
 use super::attempts::{Attempt, CancelCause, Stage};
 use super::{Phase, RowsConsumed, RunnerSession, SessionLinks};
+use crate::bridge::BridgeError;
 use crate::clock::UtcTime;
 use crate::control::catalogue::{Catalogue, location};
 use crate::control::dispatcher::{JobReturned, JobSettled, Return};
@@ -17,6 +18,8 @@ use crate::control::picker::SessionChanged;
 use crate::control::reply::{Consumption, Finished};
 use crate::ids::{AttemptId, GatewayId};
 use crate::protocol::{self, GatewayFrame, JobParams, JobRequest, JobSource, RefusedReason};
+use crate::query::operation::ColumnTypes;
+use crate::query::plan::continued_by_filter;
 use crate::storage::StoreError;
 
 /// Reports to the session what the caller of one attempt took.
@@ -154,6 +157,17 @@ impl RunnerSession {
             JobError::Internal
         })?;
         let two = self.version >= 2;
+        // Only runners of protocol 2 know of pages.
+        let folded = (!two && job.spec.paging.after.is_some())
+            .then(|| continued_by_filter(&job.spec.operation, &job.spec.paging));
+        let folded = folded.transpose().map_err(|error| {
+            JobError::Source(BridgeError::Invalid {
+                path: "cursor".to_owned(),
+                message: error.to_string(),
+            })
+        })?;
+        let operation = folded.as_ref().unwrap_or(&job.spec.operation);
+        let paging = Some(&job.spec.paging).filter(|paging| two && !paging.keys.is_empty());
         let left = job.deadline.saturating_duration_since(Instant::now());
         Ok(GatewayFrame::Job(Box::new(protocol::Job {
             id,
@@ -166,9 +180,9 @@ impl RunnerSession {
                     config: config.map(serde_json::Value::Object),
                 },
                 job: JobRequest {
-                    kind: job.spec.operation.kind.as_str().to_owned(),
-                    target: job.spec.operation.target.clone(),
-                    options: serde_json::Value::Object(job.spec.operation.options.clone()),
+                    kind: operation.kind.as_str().to_owned(),
+                    target: operation.target.clone(),
+                    options: serde_json::Value::Object(operation.options.clone()),
                 },
             },
             deadline_ms: u64::try_from(left.as_millis()).unwrap_or(u64::MAX).max(1),
@@ -177,7 +191,14 @@ impl RunnerSession {
             encoding: two.then_some(job.spec.encoding),
             window: two.then_some(protocol::DEFAULT_WINDOW_BYTES),
             fields: if two { job.spec.fields.clone() } else { None },
-            keys: (two && !job.spec.keys.is_empty()).then(|| job.spec.keys.clone()),
+            keys: paging.map(|paging| paging.keys.clone()),
+            asked: paging.map(|paging| paging.asked),
+            after: paging.and_then(|paging| paging.after.clone()),
+            types: if two {
+                job.spec.types.clone()
+            } else {
+                ColumnTypes::new()
+            },
             traceparent: None,
         })))
     }

@@ -9,6 +9,7 @@ use serde_json::value::RawValue;
 
 use super::ProtocolError;
 use crate::ids::{AttemptId, GatewayId, InstanceId, JobId, SessionId, SourceId};
+use crate::query::operation::ColumnTypes;
 
 /// What a runner sends.
 #[derive(Debug, Clone, Serialize)]
@@ -34,6 +35,9 @@ pub enum RunnerFrame {
         code: String,
         /// What the database said.
         message: String,
+        /// Where in the request the mistake is (protocol 2).
+        #[serde(skip_serializing_if = "Option::is_none")]
+        path: Option<String>,
     },
     /// The job was taken; the database has not been touched yet (protocol 2).
     Accepted {
@@ -221,9 +225,16 @@ pub struct DoneMeta {
     /// Whether `total` is an estimate.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub approximate: Option<bool>,
-    /// The values of the job's `keys` in the last row, so that a cursor needs no parsing (protocol 2).
+    /// Where the last row stands in the order of the job's `keys`. The gateway seals it into a cursor and hands it
+    /// back as `after`; its form is the runner's own (protocol 2).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last: Option<Vec<Value>>,
+    /// Why no page can follow in this order (protocol 2).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub not_pageable: Option<String>,
+    /// What the caller should know of the answer (protocol 2).
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<String>,
     /// Where the next `read` goes on (protocol 2).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub next_cursor: Option<String>,
@@ -356,9 +367,18 @@ pub struct Job {
     /// Source column → output name, in output order; absent: columns as they are.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fields: Option<Vec<(String, String)>>,
-    /// The ordering columns plus the primary key, whose last values come back in `done`.
+    /// The ordering columns plus the primary key; where the last row stands in that order comes back in `done`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub keys: Option<Vec<String>>,
+    /// How many of the first `keys` were asked for; the others only give every row a place of its own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub asked: Option<usize>,
+    /// Where the page before ended: the `last` of its `done`, as it was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub after: Option<Vec<Value>>,
+    /// What columns hold where the lens says more than they do: `boolean`, `decimal`, `date`, `enum`.
+    #[serde(default, skip_serializing_if = "ColumnTypes::is_empty")]
+    pub types: ColumnTypes,
     /// W3C trace context.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub traceparent: Option<String>,
@@ -397,6 +417,8 @@ impl RunnerFrame {
             id: AttemptId,
             code: String,
             message: String,
+            #[serde(default)]
+            path: Option<String>,
         }
         #[derive(Deserialize)]
         struct Refused {
@@ -412,8 +434,18 @@ impl RunnerFrame {
             "chunk" => Self::Chunk(body(text)?),
             "done" => Self::Done(body(text)?),
             "error" => {
-                let Failed { id, code, message } = body(text)?;
-                Self::Error { id, code, message }
+                let Failed {
+                    id,
+                    code,
+                    message,
+                    path,
+                } = body(text)?;
+                Self::Error {
+                    id,
+                    code,
+                    message,
+                    path,
+                }
             }
             "accepted" => Self::Accepted {
                 id: body::<WithId>(text)?.id,

@@ -90,6 +90,9 @@ fn member(filter: &Filter) -> Member<'_> {
             let op = if *negated { "$nin" } else { "$in" };
             Member::Field(field, vec![(op, Value::Array(values.clone()))])
         }
+        Filter::Contains { field, value } => {
+            Member::Field(field, vec![("$contains", value.clone())])
+        }
         Filter::IsNull { field, negated } => {
             let op = if *negated {
                 Comparison::Ne

@@ -66,6 +66,13 @@ pub enum Filter {
         /// The pattern's text, as given.
         text: String,
     },
+    /// The field, an array or JSON, contains this.
+    Contains {
+        /// The field, or column.
+        field: String,
+        /// What it contains.
+        value: Value,
+    },
     /// Nothing matches, e.g. `$in: []`, or a string operator on something that is not a string.
     Nothing,
 }
@@ -164,6 +171,7 @@ impl Filter {
             Self::Compare { field, .. }
             | Self::In { field, .. }
             | Self::IsNull { field, .. }
+            | Self::Contains { field, .. }
             | Self::Matches { field, .. } => names.push(field),
             Self::Nothing => {}
         }
@@ -194,6 +202,7 @@ impl Filter {
             Self::Compare { field, .. }
             | Self::In { field, .. }
             | Self::IsNull { field, .. }
+            | Self::Contains { field, .. }
             | Self::Matches { field, .. } => {
                 *field = rename(field)?;
                 Ok(())

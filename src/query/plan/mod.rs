@@ -5,18 +5,21 @@
 //! order, so that a page can always be followed by the next. A page that is as long as its limit gets a cursor;
 //! if it happened to be the last one, the next is empty. (Asking for one row more would tell, but rows are
 //! passed on as they come, and the extra one could not be taken back.)
+//!
+//! Where a page ended is said, and understood, by whoever executes: only a bridge knows by what its database has
+//! ordered. What it said is sealed into the cursor and handed back as it was ([`Paging::after`]).
 
 mod keyset;
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
-use self::keyset::Key;
+pub use self::keyset::{NotOnThisRunner, continued_by_filter, not_continued_by_filter};
 use super::cursor::{CursorKeys, Scope};
 use super::filter::Filter;
-use super::grammar::{GrammarError, type_name};
-use super::lens::{Access, Lens};
-use super::operation::{Kind, Operation};
+use super::grammar::GrammarError;
+use super::lens::{Access, FieldType, Lens};
+use super::operation::{ColumnTypes, Kind, Operation, Paging};
 use super::order::{self, Direction, OrderBy};
 use super::request::{CountRequest, QueryRequest};
 use crate::ids::{EnvironmentId, LensId};
@@ -43,8 +46,10 @@ pub struct Plan {
     pub operation: Operation,
     /// Column → output name, in output order.
     pub fields: Vec<(String, String)>,
-    /// The ordering columns, whose values in the last row make a cursor. Read also if they are not output.
-    pub keys: Vec<String>,
+    /// The ordering columns, and where the page before ended.
+    pub paging: Paging,
+    /// What the lens says of the columns that are read or compared.
+    pub types: ColumnTypes,
     /// The most rows of this page.
     pub limit: u64,
     scope: Scope,
@@ -55,6 +60,8 @@ pub struct Plan {
 pub struct CountPlan {
     /// What the source is asked.
     pub operation: Operation,
+    /// What the lens says of the columns that are compared.
+    pub types: ColumnTypes,
 }
 
 impl Planner<'_> {
@@ -64,8 +71,7 @@ impl Planner<'_> {
     ///
     /// When the cursor is not one of this query.
     pub fn query(&self, request: QueryRequest) -> Result<Plan, GrammarError> {
-        let keys = self.complete_order(&request.order);
-        let order: Vec<OrderBy> = keys.iter().map(|key| key.by.clone()).collect();
+        let order = self.complete_order(&request.order);
         let order_json = order::to_json(&order);
         let access = self.access.filter();
         let scope = Scope::new(
@@ -73,18 +79,21 @@ impl Planner<'_> {
             self.lens_id,
             [&request.filter.to_json(), &order_json, &access.to_json()],
         );
-        let mut filter = request.filter.and(access.clone());
-        if let Some(cursor) = &request.cursor {
-            if request.total {
+        let keys: Vec<String> = order.into_iter().map(|by| by.field).collect();
+        let after = match &request.cursor {
+            None => None,
+            Some(_) if request.total => {
                 let message = "`total` is counted with the first page; leave it out with a cursor";
                 return Err(GrammarError::invalid("total", message));
             }
-            let values = self.cursors.open(&scope, cursor)?;
-            check_values(&keys, &values)?;
-            filter = filter.and(keyset::after(&keys, &values));
-        }
-
-        let keys: Vec<String> = order.into_iter().map(|by| by.field).collect();
+            Some(cursor) => Some(self.cursors.open(&scope, cursor)?),
+        };
+        let filter = request.filter.and(access.clone());
+        let types = self.types(
+            request.fields.iter().map(|(column, _)| column.as_str()),
+            &filter,
+            &keys,
+        );
         let mut options = where_option(&filter);
         options.insert("orderBy".into(), order_json);
         options.insert("limit".into(), request.limit.into());
@@ -98,7 +107,12 @@ impl Planner<'_> {
         Ok(Plan {
             operation: self.operation(Kind::Query, options),
             fields: request.fields,
-            keys,
+            paging: Paging {
+                keys,
+                asked: request.order.len(),
+                after,
+            },
+            types,
             limit: request.limit,
             scope,
         })
@@ -108,6 +122,7 @@ impl Planner<'_> {
     pub fn count(&self, request: CountRequest) -> CountPlan {
         let filter = request.filter.and(self.access.filter().clone());
         CountPlan {
+            types: self.types(std::iter::empty(), &filter, &[]),
             operation: self.operation(Kind::Count, where_option(&filter)),
         }
     }
@@ -121,40 +136,56 @@ impl Planner<'_> {
     }
 
     /// The order with the primary key behind it, which makes every row's place its own.
-    fn complete_order(&self, order: &[OrderBy]) -> Vec<Key> {
-        let primary = self.lens.key_columns();
-        let mut keys: Vec<Key> = order
-            .iter()
-            .map(|by| Key {
-                by: by.clone(),
-                nullable: !primary.contains(&by.field),
-            })
-            .collect();
-        for field in primary {
-            if keys.iter().all(|key| key.by.field != field) {
-                keys.push(Key {
-                    by: OrderBy {
-                        field,
-                        dir: Direction::Asc,
-                    },
-                    nullable: false,
+    fn complete_order(&self, order: &[OrderBy]) -> Vec<OrderBy> {
+        let mut order = order.to_vec();
+        for field in self.lens.key_columns() {
+            if order.iter().all(|by| by.field != field) {
+                order.push(OrderBy {
+                    field,
+                    dir: Direction::Asc,
                 });
             }
         }
-        keys
+        order
+    }
+
+    /// The types of the columns in question that say more than the column itself does.
+    fn types<'c>(
+        &'c self,
+        fields: impl Iterator<Item = &'c str>,
+        filter: &'c Filter,
+        keys: &'c [String],
+    ) -> ColumnTypes {
+        let compared = filter
+            .fields()
+            .into_iter()
+            .chain(keys.iter().map(String::as_str));
+        let mut types = ColumnTypes::new();
+        for column in fields.chain(compared) {
+            let declared = self.lens.fields.iter().find(|field| field.column == column);
+            let telling = declared.map(|field| field.kind).filter(|kind| {
+                matches!(
+                    kind,
+                    FieldType::Boolean | FieldType::Decimal | FieldType::Date | FieldType::Enum
+                )
+            });
+            if let Some(kind) = telling {
+                types.insert(column.to_owned(), kind);
+            }
+        }
+        types
     }
 }
 
 impl Plan {
-    /// The cursor behind a page of `rows` rows whose last one has the values `last` in the columns `keys`; none
-    /// if the page was not full.
+    /// The cursor behind a page of `rows` rows that ended at `last`; none if the page was not full.
     pub fn next_cursor(
         &self,
         rows: u64,
         last: Option<&[Value]>,
         cursors: &CursorKeys,
     ) -> Option<String> {
-        let last = last.filter(|last| last.len() == self.keys.len())?;
+        let last = last.filter(|last| last.len() >= self.paging.keys.len())?;
         (self.limit > 0 && rows >= self.limit).then(|| cursors.seal(&self.scope, last))
     }
 }
@@ -176,30 +207,6 @@ fn columns(fields: &[(String, String)], keys: &[String]) -> Value {
         }
     }
     json!(columns)
-}
-
-fn check_values(keys: &[Key], values: &[Value]) -> Result<(), GrammarError> {
-    if keys.len() != values.len() {
-        return Err(GrammarError::invalid(
-            "cursor",
-            "cursor belongs to another query",
-        ));
-    }
-    match keys
-        .iter()
-        .zip(values)
-        .find(|(_, value)| value.is_array() || value.is_object())
-    {
-        None => Ok(()),
-        Some((key, value)) => Err(GrammarError::invalid(
-            "cursor",
-            format!(
-                "rows ordered by column `{}`, which holds {}, cannot be paged by cursor; use `offset`",
-                key.by.field,
-                type_name(value)
-            ),
-        )),
-    }
 }
 
 #[cfg(test)]

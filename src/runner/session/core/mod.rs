@@ -236,6 +236,7 @@ impl Core {
                     id,
                     code: "SOURCE_UNREACHABLE".into(),
                     message,
+                    path: None,
                 }))
             });
         }
@@ -265,7 +266,12 @@ impl Core {
                 "job_cancelled".into(),
                 "the query was cancelled before it started".into(),
             );
-            return Some(Action::Send(RunnerFrame::Error { id, code, message }));
+            return Some(Action::Send(RunnerFrame::Error {
+                id,
+                code,
+                message,
+                path: None,
+            }));
         }
         // A cancel for a job that ended meanwhile is normal: the two cross on the wire.
         self.running.contains(&id).then_some(Action::Cancel(id))

@@ -56,6 +56,9 @@ fn job(source: &AssignedSource) -> Box<Job> {
         window: Some(100),
         fields: None,
         keys: None,
+        asked: None,
+        after: None,
+        types: Default::default(),
         traceparent: None,
     })
 }

@@ -1,0 +1,423 @@
+//! What MySQL and MariaDB are told. They compare what is of two kinds by guessing (a text with a number as doubles),
+//! so every value is bound as what its column is, and one that cannot be that is refused.
+
+use sea_query::{Expr, ExprTrait};
+use serde_json::Value;
+
+use super::condition::{always, bytes, comparison, fitted, label, never, wrong};
+use super::number::{Fitted, beyond, fit, is_single};
+use super::postgres::{moment, numeral, special};
+use super::shape::{Class, Column, Order, Shape};
+use super::{BYTES, Dialect, bytes_value, column, join, truth};
+use crate::bridge::BridgeError;
+use crate::bridge::keys::{KeyValue, stale};
+use crate::query::filter::Comparison;
+use crate::query::like::{Flavour, Like};
+use crate::query::moment::ClockTime;
+use crate::query::numeral::Numeral;
+
+/// The digits of a decimal, before and after the point.
+const DECIMAL_DIGITS: u64 = 65;
+const DECIMAL_SCALE: u32 = 30;
+/// The digits of the largest integer, which is unsigned.
+const INTEGER_DIGITS: u64 = 20;
+/// The most values that are bound one by one, of 65,535 places that a statement has.
+const MAX_PLACES: usize = 5_000;
+
+pub(super) fn compare(
+    dialect: Dialect,
+    by: &Column,
+    op: Comparison,
+    value: &Value,
+) -> Result<Expr, BridgeError> {
+    let ordering = !matches!(op, Comparison::Eq | Comparison::Ne);
+    let left = || column(&by.name);
+    let plain = |right: Expr| comparison(left(), op, right);
+    Ok(match &by.class {
+        Class::Json => return json(dialect, by, op, value),
+        Class::Integer | Class::Bool => {
+            let number = match value {
+                Value::Bool(flag) => Numeral::parse(if *flag { "1" } else { "0" }),
+                value => Numeral::of(value),
+            };
+            let number = number.ok_or_else(|| wrong(by, "integers", value))?;
+            fitted(by, fit(op, &number, INTEGER_DIGITS, 0), |op, number| {
+                comparison(left(), op, integer(number))
+            })
+        }
+        Class::Decimal | Class::Money => {
+            let number = numeral(by, "numbers", value)?;
+            let fits = fit(op, &number, DECIMAL_DIGITS, DECIMAL_SCALE);
+            fitted(by, fits, |op, number| {
+                comparison(left(), op, decimal(number))
+            })
+        }
+        Class::Single | Class::Double if special(value).is_some() => not_finite(by, op, value),
+        Class::Single | Class::Double => float(by, op, &numeral(by, "numbers", value)?),
+        Class::Text => match value {
+            Value::String(text) => self::text(by, op, text),
+            _ => return Err(wrong(by, "text", value)),
+        },
+        Class::Enum(labels) => {
+            // What is not in the list is stored as an empty text.
+            if value.as_str() == Some("") && !labels.iter().any(String::is_empty) {
+                return Ok(comparison(ordered_by(by), op, Expr::val(0_i64)));
+            }
+            let (at, text) = label(by, labels, value)?;
+            match ordering {
+                true => comparison(ordered_by(by), op, Expr::val(at as u64 + 1)),
+                false => self::text(by, op, text),
+            }
+        }
+        Class::Set(labels) => {
+            comparison(ordered_by(by), op, Expr::val(members(by, labels, value)?))
+        }
+        Class::Bytes => plain(Expr::val(bytes_value(BYTES, &bytes(by, value)?))),
+        Class::Date | Class::DateTime { .. } => return date(by, op, value),
+        Class::Time { .. } => plain(Expr::val(time(by, value)?)),
+        Class::Uuid => match value
+            .as_str()
+            .and_then(|text| text.parse::<uuid::Uuid>().ok())
+        {
+            Some(id) => plain(Expr::val(id.to_string())),
+            None => return Err(wrong(by, "UUIDs", value)),
+        },
+        Class::Array(_) | Class::Any | Class::Other => match value {
+            // A column that the schema does not list: the database says what is wrong with it.
+            _ if by.type_name.is_empty() => plain(Expr::val(value.to_string())),
+            Value::String(text) if by.has_equality => plain(Expr::val(other(by, text, value)?)),
+            // As rows show it.
+            Value::String(text) if !ordering => {
+                let shown = Expr::cust_with_expr("ST_AsText(?)", left());
+                comparison(shown, op, Expr::val(text))
+            }
+            _ => {
+                return Err(wrong(
+                    by,
+                    &format!("values of type {}", by.type_name),
+                    value,
+                ));
+            }
+        },
+    })
+}
+
+fn integer(number: &Numeral) -> Expr {
+    match (number.as_i64(), number.as_u64()) {
+        (Some(number), _) => Expr::val(number),
+        (None, Some(number)) => Expr::val(number),
+        (None, None) => decimal(number),
+    }
+}
+
+/// An exact number; a number in a text would be compared as a double.
+fn decimal(number: &Numeral) -> Expr {
+    let (before, after) = (number.integer_digits(), number.fraction_digits());
+    let digits = (before + after).clamp(1, DECIMAL_DIGITS);
+    let text = number
+        .plain(DECIMAL_DIGITS as usize + 3)
+        .unwrap_or_default();
+    Expr::val(text).cast_as(format!("DECIMAL({digits},{after})"))
+}
+
+fn float(by: &Column, op: Comparison, number: &Numeral) -> Expr {
+    let single = number.nearest_f32();
+    if by.class == Class::Single && is_single(number, single) {
+        return comparison(column(&by.name), op, Expr::val(single));
+    }
+    let double = number.nearest_f64();
+    match double.is_finite() {
+        true => comparison(column(&by.name), op, Expr::val(double)),
+        false => fitted(by, beyond(op, number.is_negative()), |_, _| never(by)),
+    }
+}
+
+/// There is neither infinity nor NaN here.
+fn not_finite(by: &Column, op: Comparison, value: &Value) -> Expr {
+    match (special(value), op) {
+        (Some("NaN"), Comparison::Ne) => always(by),
+        (Some("NaN"), _) => never(by),
+        (special, op) => fitted(by, beyond(op, special == Some("-Infinity")), |_, _| {
+            never(by)
+        }),
+    }
+}
+
+/// A text. What the column's character set does not have equals nothing in it.
+fn text(by: &Column, op: Comparison, text: &str) -> Expr {
+    let Some((charset, collation)) = by
+        .charset
+        .as_ref()
+        .filter(|(charset, _)| !holds(charset, text))
+    else {
+        return comparison(column(&by.name), op, Expr::val(text));
+    };
+    if matches!(op, Comparison::Eq | Comparison::Ne) {
+        let same = format!("(? = CONVERT(? USING {charset}) COLLATE {collation})");
+        let same = Expr::cust_with_exprs(same, [column(&by.name), Expr::val(text)]);
+        let there =
+            format!("(BINARY CONVERT(CONVERT(? USING {charset}) USING utf8mb4) = BINARY ?)");
+        let there = Expr::cust_with_exprs(there, [Expr::val(text), Expr::val(text)]);
+        let equal = same.and(there);
+        return match op {
+            Comparison::Eq => equal,
+            _ => equal.not(),
+        };
+    }
+    let left = Expr::cust_with_expr(wide(collation), column(&by.name));
+    comparison(left, op, Expr::val(text))
+}
+
+/// A text of another character set in the one that has all characters, in an order of the same kind.
+fn wide(collation: &str) -> &'static str {
+    match collation.ends_with("_bin") {
+        true => "CONVERT(? USING utf8mb4) COLLATE utf8mb4_bin",
+        false => "CONVERT(? USING utf8mb4) COLLATE utf8mb4_general_ci",
+    }
+}
+
+/// Whether a character set certainly has every character of a text.
+fn holds(charset: &str, text: &str) -> bool {
+    match charset {
+        "utf8mb4" => true,
+        "utf8mb3" | "utf8" => text.chars().all(|c| c <= '\u{FFFF}'),
+        // The wide ones do not have ASCII's bytes, but they have its characters.
+        _ => text.is_ascii(),
+    }
+}
+
+/// The number of a set: a bit for each of its members.
+fn members(by: &Column, labels: &[String], value: &Value) -> Result<u64, BridgeError> {
+    let text = value
+        .as_str()
+        .ok_or_else(|| wrong(by, "sets, written as texts", value))?;
+    let parts = text.split(',').filter(|part| !part.is_empty());
+    parts
+        .map(|part| label(by, labels, &part.into()))
+        .try_fold(0, |bits, found| {
+            let (at, _) = found?;
+            Ok(bits
+                | 1_u64
+                    .checked_shl(u32::try_from(at).unwrap_or(64))
+                    .unwrap_or(0))
+        })
+}
+
+fn date(by: &Column, op: Comparison, value: &Value) -> Result<Expr, BridgeError> {
+    if let Some(infinity @ ("infinity" | "-infinity")) = value.as_str() {
+        let beyond = beyond(op, infinity.starts_with('-'));
+        return Ok(fitted(by, beyond, |_, _| never(by)));
+    }
+    let moment = moment(by, value)?;
+    let Some(text) = moment.mysql() else {
+        return Ok(fitted(by, beyond(op, moment.year < 0), |_, _| never(by)));
+    };
+    let bound = match (&by.class, moment.is_date_only()) {
+        // Else the time would be cut off.
+        (Class::Date, false) => Expr::val(text).cast_as("DATETIME(6)"),
+        _ => Expr::val(text),
+    };
+    Ok(comparison(column(&by.name), op, bound))
+}
+
+fn time(by: &Column, value: &Value) -> Result<String, BridgeError> {
+    let text = value.as_str().unwrap_or_default();
+    match ClockTime::parse(text) {
+        Some(time) if time.offset_seconds.is_none() => Ok(text.to_owned()),
+        _ => Err(wrong(by, "times without a zone, HH:MM:SS", value)),
+    }
+}
+
+/// A value of a type that is written as text; what is none of it would be compared as nothing.
+fn other(by: &Column, text: &str, value: &Value) -> Result<String, BridgeError> {
+    let fits = match by.type_name.as_str() {
+        "inet4" => text.parse::<std::net::Ipv4Addr>().is_ok(),
+        "inet6" => text.parse::<std::net::IpAddr>().is_ok(),
+        _ => true,
+    };
+    match fits {
+        true => Ok(text.to_owned()),
+        false => Err(wrong(by, "IP addresses", value)),
+    }
+}
+
+pub(super) fn is_in(
+    dialect: Dialect,
+    by: &Column,
+    values: &[Value],
+    negated: bool,
+) -> Result<Expr, BridgeError> {
+    if values.len() > MAX_PLACES
+        && let Some(list) = list(by, values)?
+    {
+        return Ok(if negated { list.not() } else { list });
+    }
+    let op = if negated {
+        Comparison::Ne
+    } else {
+        Comparison::Eq
+    };
+    let each = values.iter().map(|value| compare(dialect, by, op, value));
+    let with = if negated { Expr::and } else { Expr::or };
+    let all = join(each.collect::<Result<_, _>>()?, with);
+    Ok(all.unwrap_or_else(|| truth(negated)))
+}
+
+/// Very many values as the rows of one JSON document.
+fn list(by: &Column, values: &[Value]) -> Result<Option<Expr>, BridgeError> {
+    let mut texts = Vec::with_capacity(values.len());
+    for value in values {
+        let text = match &by.class {
+            Class::Integer => match fit(
+                Comparison::Eq,
+                &numeral(by, "integers", value)?,
+                INTEGER_DIGITS,
+                0,
+            ) {
+                Fitted::Compare(_, number) => number.plain(64),
+                _ => None,
+            },
+            Class::Decimal => {
+                match fit(
+                    Comparison::Eq,
+                    &numeral(by, "numbers", value)?,
+                    35,
+                    DECIMAL_SCALE,
+                ) {
+                    Fitted::Compare(_, number) => number.plain(128),
+                    _ => None,
+                }
+            }
+            Class::Text => {
+                let text = value.as_str().ok_or_else(|| wrong(by, "text", value))?;
+                let charset = by
+                    .charset
+                    .as_ref()
+                    .map_or("utf8mb4", |(charset, _)| charset.as_str());
+                if !holds(charset, text) {
+                    return Ok(None);
+                }
+                Some(text.to_owned())
+            }
+            _ => return Ok(None),
+        };
+        texts.extend(text);
+    }
+    let type_name = match (&by.class, &by.charset) {
+        (Class::Integer, _) => "DECIMAL(20,0)".to_owned(),
+        (Class::Decimal, _) => format!("DECIMAL({DECIMAL_DIGITS},{DECIMAL_SCALE})"),
+        (_, Some((charset, collation))) => {
+            format!("LONGTEXT CHARACTER SET {charset} COLLATE {collation}")
+        }
+        _ => return Ok(None),
+    };
+    let template = format!(
+        "(? IN (SELECT listed.value FROM JSON_TABLE(?, '$[*]' COLUMNS (value {type_name} PATH '$')) AS listed))"
+    );
+    let document = Expr::val(Value::from(texts).to_string());
+    Ok(Some(Expr::cust_with_exprs(
+        template,
+        [column(&by.name), document],
+    )))
+}
+
+/// The string operators; the binary collation compares letters, not what a language holds to be alike.
+pub(super) fn matches(dialect: Dialect, by: &Column, like: &Like, pattern: &str) -> Expr {
+    let flavour = match dialect {
+        Dialect::MySql => Flavour::Icu,
+        _ => Flavour::Pcre,
+    };
+    let (template, pattern) = match like.is_folded() {
+        true => (
+            "(CONVERT(? USING utf8mb4) COLLATE utf8mb4_bin REGEXP ?)",
+            like.regex(flavour),
+        ),
+        false => (
+            "(CONVERT(? USING utf8mb4) COLLATE utf8mb4_bin LIKE ?)",
+            pattern.to_owned(),
+        ),
+    };
+    Expr::cust_with_exprs(template, [column(&by.name), Expr::val(pattern)])
+}
+
+/// Compares as JSON, where the database can.
+fn json(dialect: Dialect, by: &Column, op: Comparison, value: &Value) -> Result<Expr, BridgeError> {
+    let json = Expr::val(value.to_string());
+    match (dialect, op) {
+        (Dialect::MySql, _) => Ok(comparison(
+            column(&by.name).cast_as("JSON"),
+            op,
+            json.cast_as("JSON"),
+        )),
+        (_, Comparison::Eq | Comparison::Ne) => {
+            let equal = Expr::cust_with_exprs("JSON_EQUALS(?, ?)", [column(&by.name), json]);
+            Ok(equal.eq(i64::from(op == Comparison::Eq)))
+        }
+        _ => Err(BridgeError::UnsupportedOperator {
+            operator: format!("{} with JSON", op.as_str()),
+            bridge: "mysql".into(),
+        }),
+    }
+}
+
+pub(super) fn json_contains(by: &Column, value: &Value) -> Expr {
+    let value = Expr::val(value.to_string());
+    Expr::cust_with_exprs("(JSON_CONTAINS(?, ?) = 1)", [column(&by.name), value])
+}
+
+/// The column as the database orders by it.
+pub(super) fn ordered_by(by: &Column) -> Expr {
+    match by.order {
+        Order::Ordinal => column(&by.name).cast_as("UNSIGNED"),
+        _ => column(&by.name),
+    }
+}
+
+/// The value of a term of the order; without a column, of the digest.
+pub(super) fn key_value(by: Option<&Column>, value: &KeyValue) -> Result<Expr, BridgeError> {
+    let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).or(Err(stale()));
+    let Some(by) = by else {
+        return match value {
+            KeyValue::Text(digest) => Ok(Expr::val(text(digest)?)),
+            _ => Err(stale()),
+        };
+    };
+    Ok(match (&by.class, value) {
+        (Class::Enum(labels) | Class::Set(labels), KeyValue::Text(shown)) => {
+            // From a runner that knows no numbers.
+            let shown = Value::from(text(shown)?);
+            let number = match &by.class {
+                Class::Enum(_) => label(by, labels, &shown).map(|(at, _)| at as u64 + 1),
+                _ => members(by, labels, &shown),
+            };
+            Expr::val(number.or(Err(stale()))?)
+        }
+        (Class::Decimal, KeyValue::Text(number)) => {
+            decimal(&Numeral::parse(&text(number)?).ok_or_else(stale)?)
+        }
+        (_, KeyValue::Int(number)) => Expr::val(*number),
+        (_, KeyValue::UInt(number)) => Expr::val(*number),
+        (_, KeyValue::Single(number)) => Expr::val(*number),
+        (_, KeyValue::Double(number)) => Expr::val(*number),
+        (_, KeyValue::Bytes(bytes)) => Expr::val(bytes_value(BYTES, bytes)),
+        (_, KeyValue::Text(bytes)) => Expr::val(text(bytes)?),
+        (Class::Single | Class::Double, KeyValue::Shown(value)) => {
+            Expr::val(value.as_f64().ok_or_else(stale)?)
+        }
+        _ => return Err(stale()),
+    })
+}
+
+/// A digest of what all columns say.
+pub(super) fn row_digest(shape: &Shape) -> Expr {
+    let each = |by: &Column| match by.class {
+        Class::Single | Class::Double => "COALESCE(MD5(CAST(? AS DOUBLE)), '-')",
+        Class::Text | Class::Bytes => "COALESCE(MD5(?), '-')",
+        Class::Integer | Class::Enum(_) | Class::Set(_) => "COALESCE(MD5(? + 0), '-')",
+        Class::Other if !by.has_equality => "COALESCE(MD5(ST_AsBinary(?)), '-')",
+        _ => "COALESCE(MD5(CAST(? AS CHAR)), '-')",
+    };
+    let each: Vec<_> = shape.columns().iter().map(each).collect();
+    let template = format!("MD5(CONCAT({}))", each.join(", "));
+    Expr::cust_with_exprs(template, shape.columns().iter().map(|by| column(&by.name)))
+}

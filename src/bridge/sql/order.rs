@@ -1,0 +1,262 @@
+//! In which order rows come, and how a page goes on behind another.
+//!
+//! Rows are ordered by what was asked for and then by the primary key of the lens. Where the table's own catalogue
+//! does not say that this gives every row a place of its own (a view, a key that may be null or repeat), a digest of
+//! the whole row comes last: rows that are equal even in that are the same to whoever reads them, so it is enough to
+//! count how many of them there were.
+
+use sea_query::{Expr, ExprTrait, NullOrdering, Order as Direction, SelectStatement};
+
+use super::shape::{Column, Order};
+use super::{Builder, Dialect, column, join, mysql, postgres, sqlite};
+use crate::bridge::BridgeError;
+use crate::bridge::keys::{KeyValue, Position};
+use crate::bridge::request::{Query, invalid};
+use crate::query::operation::Paging;
+
+/// One thing that rows are ordered by.
+#[derive(Debug, Clone)]
+pub(in crate::bridge) struct Term {
+    pub(in crate::bridge) by: By,
+    descending: bool,
+    nullable: bool,
+}
+
+/// What a term is.
+#[derive(Debug, Clone)]
+pub(in crate::bridge) enum By {
+    /// A column.
+    Column(Column),
+    /// A digest of the whole row.
+    RowDigest,
+}
+
+/// A complete order.
+#[derive(Debug, Default)]
+pub(in crate::bridge) struct Ordering {
+    pub(in crate::bridge) terms: Vec<Term>,
+    /// Why no page can follow in this order.
+    pub(in crate::bridge) not_pageable: Option<String>,
+    /// What is to be said of the primary key.
+    pub(in crate::bridge) warning: Option<String>,
+    /// Whether a page may follow, so that places are wanted back.
+    pub(in crate::bridge) is_paged: bool,
+}
+
+impl Ordering {
+    /// Whether rows may share a place, so that it must be counted how many do.
+    pub(in crate::bridge) fn has_repeats(&self) -> bool {
+        self.terms
+            .iter()
+            .any(|term| matches!(term.by, By::RowDigest))
+    }
+}
+
+impl Builder<'_> {
+    /// The order of a query.
+    pub(in crate::bridge) fn ordering(
+        &self,
+        query: &Query,
+        paging: &Paging,
+    ) -> Result<Ordering, BridgeError> {
+        let is_paged = !paging.keys.is_empty();
+        let asked = if is_paged {
+            paging.asked
+        } else {
+            query.order.len()
+        };
+        let mut ordering = Ordering {
+            is_paged,
+            ..Ordering::default()
+        };
+        for (at, order) in query.order.iter().enumerate() {
+            let column = self.column(&order.column);
+            let usable = match column.order {
+                Order::Value | Order::Ordinal => true,
+                _ if at >= asked => false,
+                Order::Unspoken => {
+                    ordering.not_pageable = Some(format!(
+                        "rows ordered by column `{}` have no next page: values of type {} are not compared as they are ordered; use `offset`",
+                        column.name, column.type_name
+                    ));
+                    true
+                }
+                Order::None => {
+                    return Err(invalid(
+                        "orderBy",
+                        format!(
+                            "rows cannot be ordered by `{}`: type {} has no order",
+                            column.name, column.type_name
+                        ),
+                    ));
+                }
+            };
+            if usable {
+                ordering.terms.push(Term {
+                    nullable: column.nullable,
+                    by: By::Column(column),
+                    descending: order.descending,
+                });
+            }
+        }
+        if is_paged && ordering.not_pageable.is_none() {
+            self.give_every_row_a_place(
+                &mut ordering,
+                &paging.keys[asked.min(paging.keys.len())..],
+            );
+        }
+        Ok(ordering)
+    }
+
+    fn give_every_row_a_place(&self, ordering: &mut Ordering, key: &[String]) {
+        let named: Vec<&str> = ordering
+            .terms
+            .iter()
+            .filter_map(|term| match &term.by {
+                By::Column(column) => Some(column.name.as_str()),
+                By::RowDigest => None,
+            })
+            .collect();
+        if self.shape.is_identified_by(&named) || self.shape.columns().is_empty() {
+            return;
+        }
+        if !key.is_empty() {
+            ordering.warning = Some(format!(
+                "no unique index over columns that cannot be null covers the primary key ({}): pages are exact, but rows are ordered by all of their columns for it",
+                key.join(", ")
+            ));
+        }
+        ordering.terms.push(Term {
+            by: By::RowDigest,
+            descending: false,
+            nullable: false,
+        });
+    }
+
+    /// Nulls come last ascending and first descending: what PostgreSQL does by itself, also with an index.
+    pub(super) fn order_by(&self, select: &mut SelectStatement, term: &Term) {
+        let (direction, nulls) = if term.descending {
+            (Direction::Desc, NullOrdering::First)
+        } else {
+            (Direction::Asc, NullOrdering::Last)
+        };
+        let by = match &term.by {
+            By::Column(by) => column(&by.name),
+            By::RowDigest => self.row_digest(),
+        };
+        if term.nullable && self.dialect != Dialect::Postgres {
+            select.order_by_expr_with_nulls(by, direction, nulls);
+        } else {
+            select.order_by_expr(by, direction);
+        }
+    }
+
+    /// The term as its value is read, to be compared with later.
+    pub(super) fn key(&self, term: &Term) -> Expr {
+        match (&term.by, self.dialect) {
+            (By::RowDigest, _) => self.row_digest(),
+            (By::Column(by), Dialect::Postgres) => postgres::key(by),
+            (By::Column(by), Dialect::MySql | Dialect::MariaDb) => mysql::ordered_by(by),
+            (By::Column(by), Dialect::Sqlite) => column(&by.name),
+        }
+    }
+
+    fn row_digest(&self) -> Expr {
+        match self.dialect {
+            Dialect::Postgres => postgres::row_digest(self.shape),
+            Dialect::MySql | Dialect::MariaDb => mysql::row_digest(self.shape),
+            Dialect::Sqlite => sqlite::row_digest(self.shape),
+        }
+    }
+
+    /// The rows that come after a place; where rows may share it, those at it too.
+    ///
+    /// A row comes after when it is equal in the first terms and behind in the next one; so there is one alternative
+    /// per term. The bound of the first term is said too: it is implied, but without it databases do not see that an
+    /// index can start there.
+    pub(super) fn behind(
+        &self,
+        ordering: &Ordering,
+        place: &Position,
+    ) -> Result<Expr, BridgeError> {
+        let mut equal: Option<Expr> = None;
+        let mut alternatives = Vec::new();
+        for (term, value) in ordering.terms.iter().zip(&place.values) {
+            let (after, same) = self.after(term, value)?;
+            alternatives.extend(after.map(|after| match &equal {
+                Some(equal) => equal.clone().and(after),
+                None => after,
+            }));
+            equal = Some(match equal {
+                Some(equal) => equal.and(same),
+                None => same,
+            });
+        }
+        if ordering.has_repeats() {
+            alternatives.extend(equal);
+        }
+        let first = match (ordering.terms.first(), place.values.first()) {
+            (Some(term), Some(value)) if alternatives.len() > 1 => self.not_before(term, value)?,
+            _ => None,
+        };
+        let any = join(alternatives, Expr::or).unwrap_or_else(|| super::truth(false));
+        Ok(match first {
+            Some(first) => first.and(any),
+            None => any,
+        })
+    }
+
+    /// A row behind in this term, if there can be one, and a row that is equal in it.
+    fn after(&self, term: &Term, value: &KeyValue) -> Result<(Option<Expr>, Expr), BridgeError> {
+        let by = self.compared(term);
+        if *value == KeyValue::Null {
+            let behind = term.descending.then(|| by.clone().is_not_null());
+            return Ok((behind, by.is_null()));
+        }
+        let bound = self.bound(term, value)?;
+        let behind = if term.descending {
+            by.clone().lt(bound.clone())
+        } else if term.nullable {
+            by.clone().gt(bound.clone()).or(by.clone().is_null())
+        } else {
+            by.clone().gt(bound.clone())
+        };
+        Ok((Some(behind), by.eq(bound)))
+    }
+
+    /// A row that is not before in this term, where that is one range of it.
+    fn not_before(&self, term: &Term, value: &KeyValue) -> Result<Option<Expr>, BridgeError> {
+        let is_range = *value != KeyValue::Null && (term.descending || !term.nullable);
+        if !is_range {
+            return Ok(None);
+        }
+        let (by, bound) = (self.compared(term), self.bound(term, value)?);
+        Ok(Some(if term.descending {
+            by.lte(bound)
+        } else {
+            by.gte(bound)
+        }))
+    }
+
+    /// The term as it is compared.
+    fn compared(&self, term: &Term) -> Expr {
+        match (&term.by, self.dialect) {
+            (By::RowDigest, _) => self.row_digest(),
+            (By::Column(by), Dialect::MySql | Dialect::MariaDb) => mysql::ordered_by(by),
+            (By::Column(by), _) => column(&by.name),
+        }
+    }
+
+    /// The value of a term, as what the database ordered by.
+    fn bound(&self, term: &Term, value: &KeyValue) -> Result<Expr, BridgeError> {
+        let by = match &term.by {
+            By::Column(by) => Some(by),
+            By::RowDigest => None,
+        };
+        match self.dialect {
+            Dialect::Postgres => postgres::key_value(by, value),
+            Dialect::MySql | Dialect::MariaDb => mysql::key_value(by, value),
+            Dialect::Sqlite => sqlite::key_value(by, value),
+        }
+    }
+}
