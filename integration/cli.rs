@@ -10,14 +10,14 @@ use crate::support::rest::{Runner, text};
 use crate::support::{Gateway, RunnerProcess, Stage};
 
 /// What a command printed, and how it ended.
-struct Done {
-    code: Option<i32>,
-    out: String,
-    err: String,
+pub(crate) struct Done {
+    pub(crate) code: Option<i32>,
+    pub(crate) out: String,
+    pub(crate) err: String,
 }
 
 impl Done {
-    fn of(output: Output) -> Self {
+    pub(crate) fn of(output: Output) -> Self {
         let text = |bytes| String::from_utf8(bytes).unwrap();
         Self {
             code: output.status.code(),
@@ -42,7 +42,7 @@ impl Done {
 }
 
 /// Runs `semilayer` with the gateway's admin key and these variables.
-fn semilayer(gateway: &Gateway, args: &[&str], env: &[(&str, &str)]) -> Done {
+pub(crate) fn semilayer(gateway: &Gateway, args: &[&str], env: &[(&str, &str)]) -> Done {
     let mut command = Process::command(env!("CARGO_BIN_EXE_semilayer"));
     command
         .args(args)

@@ -19,6 +19,7 @@ mod balance;
 mod cancel;
 mod chaos;
 mod cli;
+mod delivery;
 mod detached;
 mod dev;
 mod drain;

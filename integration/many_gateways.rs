@@ -139,7 +139,9 @@ async fn a_query_is_answered_through_the_gateway_that_holds_the_runner() {
         .request(Method::POST, "/v1/query/products")
         .header("accept", "application/x-ndjson");
     let lines = Answer::of(request.json(&json!({"limit": 10}))).await;
-    assert_eq!(lines.text.lines().count(), 10);
+    assert_eq!(lines.text.matches("\"id\":").count(), 10);
+    let next = lines.text.lines().last().unwrap();
+    assert!(next.starts_with("{\"$next\":"), "{next}");
     let count = caller
         .post("/v1/query/products/count", json!({}))
         .await

@@ -44,7 +44,7 @@ async fn the_handshake_announces_limits_and_intervals() {
     assert_eq!(ack["serverVersion"], 2);
     assert_eq!(
         ack["limits"],
-        json!({"maxFrameBytes": 1_048_576, "windowBytes": 1_048_576})
+        json!({"maxFrameBytes": 1_048_576, "windowBytes": 1_048_576, "maxRowBytes": 16_777_216})
     );
     assert_eq!(
         (&ack["heartbeatMs"], &ack["lostAfterMs"]),

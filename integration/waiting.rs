@@ -275,6 +275,7 @@ async fn what_reached_the_caller_is_never_tried_again() {
     drop(session);
     let answer = query.await.unwrap();
     let last: Value = serde_json::from_str(answer.text.lines().last().unwrap()).unwrap();
+    let last = &last["$error"];
     assert_eq!(
         (&last["code"], &last["delivery"]),
         (&json!("runner_failed"), &json!("partial"))
@@ -282,7 +283,7 @@ async fn what_reached_the_caller_is_never_tried_again() {
     bystander.assert_silent(Duration::from_millis(500)).await;
     let job = stage
         .gateway
-        .until_job_is(&text(&last, "jobId"), "failed")
+        .until_job_is(&text(last, "jobId"), "failed")
         .await;
     assert_eq!(job["routing"]["delivery"], "partial", "{job}");
 }

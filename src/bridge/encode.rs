@@ -66,6 +66,7 @@ impl Place {
 pub(super) struct RowEncoder {
     format: RowFormat,
     max_batch_bytes: usize,
+    max_row_bytes: usize,
     caps: Caps,
     /// What stands before each written value: brace or comma, name, colon.
     prefixes: Vec<Vec<u8>>,
@@ -94,6 +95,7 @@ impl RowEncoder {
         Self {
             format: execution.format,
             max_batch_bytes: execution.max_batch_bytes,
+            max_row_bytes: execution.max_row_bytes,
             caps,
             prefixes: prefixes.collect(),
             types: columns.types.clone(),
@@ -145,6 +147,8 @@ impl RowEncoder {
             if let Some(Some(kind)) = self.types.get(i) {
                 show_as(*kind, &mut self.buffer, from);
             }
+            // Before the next value, so that no row takes more memory than one value more than it may.
+            self.check_row(self.buffer.len() - start)?;
         }
         if self.prefixes.is_empty() {
             self.buffer.push(b'{');
@@ -173,6 +177,7 @@ impl RowEncoder {
                 "the result has more than {max} rows"
             )));
         }
+        self.check_row(self.buffer.len() - start - self.comma())?;
         if self.buffer.len() > self.max_batch_bytes {
             return self.cut_before(start);
         }
@@ -186,15 +191,14 @@ impl RowEncoder {
 
     /// Ends the batch before the row at `start`, which made it too large, and begins the next with that row.
     fn cut_before(&mut self, start: usize) -> Result<Option<RowBatch>, BridgeError> {
-        let comma = usize::from(self.rows > 1 && self.format == RowFormat::Json);
+        let comma = self.comma();
+        if self.rows == 1 {
+            // A row that is larger than a batch goes alone.
+            self.check_bytes()?;
+            return Ok(self.take());
+        }
         let row = self.buffer.split_off(start + comma);
         self.buffer.truncate(start);
-        if row.len() > self.max_batch_bytes {
-            let (size, max) = (row.len(), self.max_batch_bytes);
-            return Err(BridgeError::ResultOverflow(format!(
-                "a row has {size} bytes, more than {max} fit"
-            )));
-        }
         self.rows -= 1;
         let full = RowBatch {
             rows: self.rows,
@@ -205,6 +209,22 @@ impl RowEncoder {
         self.started = Instant::now();
         self.check_bytes()?;
         Ok(Some(full))
+    }
+
+    /// The length of what stands between the last row and the one before it.
+    fn comma(&self) -> usize {
+        usize::from(self.rows > 1 && self.format == RowFormat::Json)
+    }
+
+    fn check_row(&self, size: usize) -> Result<(), BridgeError> {
+        if size <= self.max_row_bytes {
+            return Ok(());
+        }
+        Err(BridgeError::ResultOverflow(format!(
+            "a row of the result is larger than {} bytes, the most that one row may have; ask for fewer of its \
+             fields with `select`",
+            self.max_row_bytes
+        )))
     }
 
     fn check_bytes(&self) -> Result<(), BridgeError> {
@@ -514,6 +534,7 @@ mod tests {
             paging: Paging::default(),
             types: ColumnTypes::new(),
             max_batch_bytes,
+            max_row_bytes: max_batch_bytes,
         }
     }
 
@@ -521,11 +542,11 @@ mod tests {
         #[test]
         fn batches_hold_all_rows_in_order_within_their_limit(
             texts in prop::collection::vec(".{0,30}", 0..40),
-            max in 300_usize..600,
+            max in 20_usize..600,
             lines in any::<bool>(),
         ) {
             let format = if lines { RowFormat::Ndjson } else { RowFormat::Json };
-            let execution = execution(format, max);
+            let execution = Execution { max_row_bytes: 1000, ..execution(format, max) };
             let columns = Columns { names: vec!["x".into()], keys: 2, ..Columns::default() };
             let mut encoder = RowEncoder::new(&execution, Caps::default(), &columns);
             let mut batches = Vec::new();
@@ -542,7 +563,7 @@ mod tests {
             batches.extend(encoder.take());
             let mut rows = Vec::new();
             for batch in &batches {
-                prop_assert!(batch.payload.len() <= max);
+                prop_assert!(batch.payload.len() <= max || batch.rows == 1);
                 let text = std::str::from_utf8(&batch.payload).unwrap();
                 let text = if lines { text.trim_end().replace('\n', ",") } else { text.to_owned() };
                 let parsed: Vec<Value> = serde_json::from_str(&format!("[{text}]")).unwrap();
@@ -557,6 +578,39 @@ mod tests {
             let place = encoder.place().map(|(values, repeated)| (values.concat(), repeated));
             let last = texts.len().checked_sub(1).map(|n| ([&(n / 2).to_be_bytes()[..], b"k"].concat(), n as u64 % 2 + 1));
             prop_assert_eq!(place, last);
+        }
+    }
+
+    #[test]
+    fn a_row_is_as_large_as_it_may_be_and_not_larger() {
+        for (format, around) in [(RowFormat::Json, 8), (RowFormat::Ndjson, 9)] {
+            let execution = Execution {
+                max_row_bytes: 1000,
+                ..execution(format, 100)
+            };
+            let columns = Columns {
+                names: vec!["x".into()],
+                ..Columns::default()
+            };
+            for before in [0, 1, 5] {
+                for (length, fits) in [(1000, true), (1001, false), (3000, false)] {
+                    let mut encoder = RowEncoder::new(&execution, Caps::default(), &columns);
+                    let mut row = |length: usize| {
+                        encoder.row(|_, out| {
+                            write_str(out, &"x".repeat(length - around));
+                            Ok(())
+                        })
+                    };
+                    for _ in 0..before {
+                        row(20).unwrap();
+                    }
+                    let written = row(length);
+                    assert_eq!(written.is_ok(), fits, "{format:?} {before} {length}");
+                    if let Err(error) = written {
+                        assert!(error.to_string().contains("1000 bytes"), "{error}");
+                    }
+                }
+            }
         }
     }
 

@@ -77,8 +77,10 @@ pub struct Execution {
     pub paging: Paging,
     /// What the lens says of columns, where it says more than they do.
     pub types: ColumnTypes,
-    /// The largest batch in bytes; one row that is larger fails with [`BridgeError::ResultOverflow`].
+    /// The largest batch in bytes; one row that is larger is a batch of its own.
     pub max_batch_bytes: usize,
+    /// The largest row in bytes; one that is larger fails with [`BridgeError::ResultOverflow`].
+    pub max_row_bytes: usize,
 }
 
 /// Some encoded rows.
@@ -88,6 +90,49 @@ pub struct RowBatch {
     pub rows: u32,
     /// The rows in the execution's format.
     pub payload: Bytes,
+}
+
+impl RowBatch {
+    /// The batch as it travels: whole, or a row that is larger than `max` in parts of at most that.
+    pub fn parts(self, max: usize) -> impl Iterator<Item = RowsPart> {
+        let Self { rows, mut payload } = self;
+        let mut whole = Some(rows);
+        std::iter::from_fn(move || {
+            if rows == 1 && payload.len() > max.max(1) {
+                return Some(RowsPart {
+                    rows: 0,
+                    more: true,
+                    payload: payload.split_to(max.max(1)),
+                });
+            }
+            Some(RowsPart {
+                rows: whole.take()?,
+                more: false,
+                payload: std::mem::take(&mut payload),
+            })
+        })
+    }
+}
+
+/// Some encoded rows on their way, or a part of one row that is too large to travel in one piece.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RowsPart {
+    /// How many rows end in it; none in a part of which more follows.
+    pub rows: u32,
+    /// Whether it is a part of one row, of which the next one is the next part.
+    pub more: bool,
+    /// The rows, or their part, in the execution's format.
+    pub payload: Bytes,
+}
+
+impl From<RowBatch> for RowsPart {
+    fn from(RowBatch { rows, payload }: RowBatch) -> Self {
+        Self {
+            rows,
+            more: false,
+            payload,
+        }
+    }
 }
 
 /// Nobody takes rows any more.
@@ -193,4 +238,34 @@ pub trait Bridge: Send + Sync {
         execution: &Execution,
         sink: &mut dyn RowSink,
     ) -> Result<Outcome, BridgeError>;
+}
+
+#[cfg(test)]
+mod part_tests {
+    use super::*;
+
+    #[test]
+    fn a_row_travels_in_parts_only_if_it_is_too_large_for_one() {
+        let parts = |rows, length: usize, max| {
+            let payload: Bytes = (0..length).map(|i| i as u8).collect::<Vec<_>>().into();
+            let batch = RowBatch {
+                rows,
+                payload: payload.clone(),
+            };
+            let parts: Vec<_> = batch.parts(max).collect();
+            let joined: Vec<u8> = parts.iter().flat_map(|part| part.payload.clone()).collect();
+            assert_eq!(joined, payload);
+            parts
+                .iter()
+                .map(|part| (part.rows, part.more, part.payload.len()))
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(parts(1, 10, 10), [(1, false, 10)]);
+        assert_eq!(parts(1, 11, 10), [(0, true, 10), (1, false, 1)]);
+        assert_eq!(
+            parts(1, 30, 10),
+            [(0, true, 10), (0, true, 10), (1, false, 10)]
+        );
+        assert_eq!(parts(3, 10, 10), [(3, false, 10)]);
+    }
 }

@@ -63,7 +63,7 @@ pub(super) async fn run(connection: Connection, verb: Verb) -> Result<(), CliErr
         Verb::Result { job } => {
             let path = ["v1", "jobs", &job, "result"];
             let request = session.client.request(Method::GET, &path);
-            super::query::stream(&session, request.query(&session.in_environment())).await
+            super::stream::print(&session, request.query(&session.in_environment())).await
         }
         Verb::Cancel { job } => {
             let path = ["v1", "jobs", &job, "cancel"];

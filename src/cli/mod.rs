@@ -14,6 +14,7 @@ mod query;
 mod runners;
 mod settings;
 mod sources;
+mod stream;
 mod tenancy;
 
 use std::path::PathBuf;

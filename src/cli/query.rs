@@ -1,14 +1,13 @@
 //! `semilayer query <lens>`: one query from the shell, streamed as it arrives when piped.
 
 use clap::Args;
-use futures_util::StreamExt;
 use reqwest::{Method, header};
 use secrecy::SecretString;
 use serde_json::{Map, Value, json};
 
 use super::input;
 use super::output::{plain, table};
-use super::{CliError, Connection, Session};
+use super::{CliError, Connection, Session, stream};
 
 /// A query of a lens.
 #[derive(Debug, Args)]
@@ -118,7 +117,7 @@ pub(super) async fn run(query: Query) -> Result<(), CliError> {
         } else {
             "application/x-ndjson"
         };
-        return stream(&session, request.header(header::ACCEPT, wanted)).await;
+        return stream::print(&session, request.header(header::ACCEPT, wanted)).await;
     }
     let answer: Value = session.client.send(request).await?.json().await?;
     print_table(&session, &answer)
@@ -140,31 +139,6 @@ async fn detach(
     }
     let answer: Value = session.client.send(request).await?.json().await?;
     session.output.done(&plain(&answer["jobId"]), &answer)
-}
-
-/// Passes the answer through as it arrives, and fails when its last line says that it is incomplete.
-pub(super) async fn stream(
-    session: &Session,
-    request: reqwest::RequestBuilder,
-) -> Result<(), CliError> {
-    let mut chunks = session.client.send(request).await?.bytes_stream();
-    let mut last = LastLine::default();
-    while let Some(chunk) = chunks.next().await {
-        let chunk = chunk.map_err(|error| {
-            CliError::Failed(format!("the answer broke off: {}", error.without_url()))
-        })?;
-        last.push(&chunk);
-        session.output.write(&chunk)?;
-    }
-    if !last.ended {
-        session.output.write(b"\n")?;
-    }
-    match last.failure() {
-        Some(message) => Err(CliError::Failed(format!(
-            "the answer is incomplete: {message}"
-        ))),
-        None => Ok(()),
-    }
 }
 
 fn print_table(session: &Session, answer: &Value) -> Result<(), CliError> {
@@ -189,46 +163,9 @@ fn print_table(session: &Session, answer: &Value) -> Result<(), CliError> {
         plain(&meta["durationMs"])
     );
     if let Some(cursor) = meta["nextCursor"].as_str() {
-        eprintln!("more: --cursor {cursor}");
+        stream::say_more(cursor);
     }
     Ok(())
-}
-
-/// Remembers the last line of a stream, as far as it can be an error: those are short.
-#[derive(Default)]
-struct LastLine {
-    bytes: Vec<u8>,
-    ended: bool,
-}
-
-impl LastLine {
-    const MAX: usize = 64 * 1024;
-
-    fn push(&mut self, chunk: &[u8]) {
-        for part in chunk.split_inclusive(|byte| *byte == b'\n') {
-            if self.ended {
-                self.bytes.clear();
-            }
-            self.ended = part.ends_with(b"\n");
-            let room = Self::MAX - self.bytes.len().min(Self::MAX);
-            self.bytes.extend_from_slice(&part[..part.len().min(room)]);
-        }
-    }
-
-    /// The server's message, when the line is `{"error": …}` with its code and request id, which no row is.
-    fn failure(&self) -> Option<String> {
-        let line: Value = serde_json::from_slice(&self.bytes).ok()?;
-        let error = if line["error"].is_object() {
-            &line["error"]
-        } else {
-            &line
-        };
-        error.get("code").and(error.get("requestId"))?;
-        error["error"]
-            .as_str()
-            .or_else(|| error["message"].as_str())
-            .map(str::to_owned)
-    }
 }
 
 #[cfg(test)]
@@ -273,23 +210,5 @@ mod tests {
     #[test]
     fn a_where_that_is_not_json_is_refused_before_anything_is_sent() {
         assert!(parse(&["--where", "total > 100"]).body().is_err());
-    }
-
-    #[test]
-    fn an_incomplete_stream_is_noticed_however_it_is_cut() {
-        let text = b"{\"id\":1}\n{\"id\":2}\n{\"error\":\"runner lost\",\"code\":\"runner_failed\",\"requestId\":\"r\"}\n";
-        for cut in 0..text.len() {
-            let mut last = LastLine::default();
-            last.push(&text[..cut]);
-            last.push(&text[cut..]);
-            assert_eq!(
-                last.failure().as_deref(),
-                Some("runner lost"),
-                "cut at {cut}"
-            );
-        }
-        let mut last = LastLine::default();
-        last.push(b"{\"error\":\"a column of that name\"}\n");
-        assert_eq!(last.failure(), None);
     }
 }

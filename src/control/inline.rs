@@ -24,11 +24,12 @@ use super::reply::{Consumption, Finished, NotTaken};
 use super::session::{CancelCause, CancelExecution, Execute, unclaimed};
 use super::vital::Vital;
 use crate::bridge::{
-    BridgeError, Bridges, Execution, Outcome, RowBatch, RowFormat, RowSink, SinkClosed, Source,
+    BridgeError, Bridges, Execution, Outcome, RowBatch, RowFormat, RowSink, RowsPart, SinkClosed,
+    Source,
 };
 use crate::clock::Clock;
 use crate::ids::{GatewayId, JobId};
-use crate::protocol::{DEFAULT_WINDOW_BYTES, Encoding, MAX_FRAME_BYTES};
+use crate::protocol::{DEFAULT_WINDOW_BYTES, Encoding, MAX_FRAME_BYTES, MAX_ROW_BYTES};
 use crate::storage::StoreError;
 
 /// How many jobs a gateway executes itself at once.
@@ -347,6 +348,7 @@ fn execution(job: &Job, running: &Running) -> Execution {
         paging: job.spec.paging.clone(),
         types: job.spec.types.clone(),
         max_batch_bytes: MAX_FRAME_BYTES as usize,
+        max_row_bytes: MAX_ROW_BYTES as usize,
     }
 }
 
@@ -386,13 +388,10 @@ impl ReplySink {
         job.reply.attach(Arc::new(Refill(window.clone())));
         Self { job, window, rows }
     }
-}
 
-#[async_trait]
-impl RowSink for ReplySink {
-    async fn send(&mut self, batch: RowBatch) -> Result<(), SinkClosed> {
-        // A batch may be as large as the window but not larger, so this always comes to an end.
-        let bytes = u32::try_from(batch.payload.len())
+    async fn send_part(&mut self, part: RowsPart) -> Result<(), SinkClosed> {
+        // A part may be as large as the window but not larger, so this always comes to an end.
+        let bytes = u32::try_from(part.payload.len())
             .unwrap_or(u32::MAX)
             .min(DEFAULT_WINDOW_BYTES);
         let permit = self
@@ -401,10 +400,20 @@ impl RowSink for ReplySink {
             .await
             .map_err(|_closed| SinkClosed)?;
         permit.forget();
-        self.rows.fetch_add(batch.rows.into(), Ordering::Relaxed);
-        match self.job.reply.rows(batch, usize::MAX) {
+        self.rows.fetch_add(part.rows.into(), Ordering::Relaxed);
+        match self.job.reply.rows(part, usize::MAX) {
             Ok(()) => Ok(()),
             Err(NotTaken::Gone | NotTaken::Overflow) => Err(SinkClosed),
         }
+    }
+}
+
+#[async_trait]
+impl RowSink for ReplySink {
+    async fn send(&mut self, batch: RowBatch) -> Result<(), SinkClosed> {
+        for part in batch.parts(MAX_FRAME_BYTES.min(DEFAULT_WINDOW_BYTES) as usize) {
+            self.send_part(part).await?;
+        }
+        Ok(())
     }
 }

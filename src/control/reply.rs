@@ -18,7 +18,7 @@ use serde_json::Value;
 use tokio::sync::Notify;
 
 use super::error::JobError;
-use crate::bridge::RowBatch;
+use crate::bridge::RowsPart;
 use crate::ids::{JobId, RunnerId};
 
 /// How many unread messages one job may have. Rows come in batches of some 64 KiB; only a runner that
@@ -28,8 +28,8 @@ const MAX_UNREAD_MESSAGES: usize = 4096;
 /// One step of an answer.
 #[derive(Debug)]
 pub enum Reply {
-    /// Some more rows.
-    Rows(RowBatch),
+    /// Some more rows, or a part of one.
+    Rows(RowsPart),
     /// The answer starts over: what was read so far counts for nothing. Never after a commit.
     Restarted,
     /// The end; nothing comes after it.
@@ -62,6 +62,32 @@ pub struct Finished {
     pub runner_id: Option<RunnerId>,
 }
 
+/// Where the commas of a JSON answer go: between its rows, and nowhere in a row that comes in parts.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Seams {
+    begun: bool,
+    in_row: bool,
+}
+
+impl Seams {
+    /// Whether a comma belongs before this part, which is the next one.
+    pub fn comma_before(&mut self, part: &RowsPart) -> bool {
+        let comma = self.begun && !self.in_row;
+        (self.begun, self.in_row) = (true, part.more);
+        comma
+    }
+
+    /// Whether there was a part.
+    pub fn begun(self) -> bool {
+        self.begun
+    }
+
+    /// Whether the last part was one of a row that goes on.
+    pub fn in_row(self) -> bool {
+        self.in_row
+    }
+}
+
 /// Hears of every byte that the reader took.
 pub trait Consumption: Send + Sync {
     /// The reader took a batch of that many payload bytes.
@@ -86,7 +112,7 @@ pub enum NotTaken {
 /// Where an answer stands, between its two ends.
 #[derive(Default)]
 struct State {
-    unread: VecDeque<RowBatch>,
+    unread: VecDeque<RowsPart>,
     unread_bytes: usize,
     /// What the executor said last; taken by the reader.
     end: Option<Result<Finished, JobError>>,
@@ -158,7 +184,8 @@ impl ReplySender {
     /// # Errors
     ///
     /// When the reader is too far behind or gone. The answer is then to be ended.
-    pub fn rows(&self, batch: RowBatch, max_unread: usize) -> Result<(), NotTaken> {
+    pub fn rows(&self, batch: impl Into<RowsPart>, max_unread: usize) -> Result<(), NotTaken> {
+        let batch = batch.into();
         let mut state = self.0.state();
         if state.abandoned || state.ended {
             return Err(NotTaken::Gone);
@@ -313,6 +340,7 @@ mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering};
 
     use super::*;
+    use crate::bridge::RowBatch;
 
     #[derive(Default, Clone)]
     struct Heard(Arc<AtomicUsize>);
@@ -334,6 +362,33 @@ mod tests {
             rows: 1,
             payload: vec![b'x'; bytes].into(),
         }
+    }
+
+    #[test]
+    fn commas_stand_between_rows_and_not_in_them() {
+        let mut seams = Seams::default();
+        let mut joined = String::new();
+        for (text, more) in [
+            ("{1},{2}", false),
+            ("{3", true),
+            ("3", true),
+            ("3}", false),
+            ("{4}", false),
+            ("{5", true),
+            ("}", false),
+        ] {
+            let part = RowsPart {
+                rows: u32::from(!more),
+                more,
+                payload: text.into(),
+            };
+            if seams.comma_before(&part) {
+                joined.push(',');
+            }
+            joined.push_str(text);
+            assert_eq!((seams.begun(), seams.in_row()), (true, more));
+        }
+        assert_eq!(joined, "{1},{2},{333},{4},{5}");
     }
 
     #[tokio::test]

@@ -19,6 +19,11 @@ pub const CURRENT_VERSION: u32 = 2;
 pub const OLDEST_VERSION: u32 = 1;
 /// The largest frame, in bytes, that either side accepts (rows are counted uncompressed).
 pub const MAX_FRAME_BYTES: u32 = 1024 * 1024;
+/// The largest row, in bytes; one that is larger than a frame is continued in further ones.
+pub const MAX_ROW_BYTES: u32 = 16 * 1024 * 1024;
+/// The largest message, in bytes, that a gateway takes off a runner's socket: a frame with its header, or a text
+/// frame of rows.
+pub const MAX_MESSAGE_BYTES: u32 = 4 * MAX_FRAME_BYTES;
 /// How many uncompressed payload bytes a job may have outstanding unless the gateway says otherwise.
 pub const DEFAULT_WINDOW_BYTES: u32 = 1024 * 1024;
 

@@ -1,7 +1,10 @@
 //! The binary rows frame: a fixed header and a payload that the gateway passes on without parsing it.
 //!
-//! `u8` kind (1 = rows), `u8` flags (bit 0: zstd), 16 bytes attempt id, `u32` row count, for zstd `u32`
-//! uncompressed size (big endian), payload.
+//! `u8` kind (1 = rows), `u8` flags (bit 0: zstd, bit 1: more of this row follows), 16 bytes attempt id, `u32`
+//! row count, for zstd `u32` uncompressed size (big endian), payload.
+//!
+//! A row that is larger than a frame travels in several, which hold nothing else: all but the last have bit 1
+//! and count no row, and the last counts it.
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use uuid::Uuid;
@@ -14,14 +17,17 @@ pub const ROWS_HEADER_BYTES: usize = 1 + 1 + 16 + 4;
 
 const KIND_ROWS: u8 = 1;
 const FLAG_ZSTD: u8 = 1;
+const FLAG_MORE: u8 = 1 << 1;
 
-/// Some rows of one attempt, already encoded.
+/// Some rows of one attempt, or a part of one row, already encoded.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RowsFrame {
     /// The attempt that they belong to.
     pub id: AttemptId,
-    /// How many rows the payload holds.
+    /// How many rows end in the payload.
     pub rows: u32,
+    /// Whether the payload is a part of one row, of which more follows.
+    pub more: bool,
     /// The rows, uncompressed.
     pub payload: Bytes,
 }
@@ -55,7 +61,7 @@ impl RowsFrame {
 
     fn put_header(&self, out: &mut BytesMut, flags: u8) {
         out.put_u8(KIND_ROWS);
-        out.put_u8(flags);
+        out.put_u8(flags | if self.more { FLAG_MORE } else { 0 });
         out.put_slice(self.id.as_uuid().as_bytes());
         out.put_u32(self.rows);
     }
@@ -78,7 +84,13 @@ impl RowsFrame {
         frame.copy_to_slice(&mut id);
         let id = AttemptId::from_uuid(Uuid::from_bytes(id));
         let rows = frame.get_u32();
-        let payload = match flags {
+        let more = flags & FLAG_MORE != 0;
+        if more && rows != 0 {
+            return Err(ProtocolError::BadRows(
+                "a row that goes on, together with others",
+            ));
+        }
+        let payload = match flags & !FLAG_MORE {
             0 => frame,
             FLAG_ZSTD => expand(frame, max_payload)?,
             _ => return Err(ProtocolError::BadRows("unknown flags")),
@@ -86,7 +98,12 @@ impl RowsFrame {
         match payload.len() {
             0 => Err(ProtocolError::BadRows("no payload")),
             n if n > max_payload as usize => Err(ProtocolError::BadRows("payload over the limit")),
-            _ => Ok(Self { id, rows, payload }),
+            _ => Ok(Self {
+                id,
+                rows,
+                more,
+                payload,
+            }),
         }
     }
 }
@@ -119,6 +136,7 @@ mod tests {
         RowsFrame {
             id: AttemptId::new(),
             rows: 3,
+            more: false,
             payload: Bytes::from_static(payload),
         }
     }
@@ -139,6 +157,27 @@ mod tests {
         assert_eq!(&bytes[..2], [1, 0]);
         assert_eq!(&bytes[2..18], rows.id.as_uuid().as_bytes());
         assert_eq!(&bytes[18..], [0, 0, 0, 3, b'{', b'}']);
+    }
+
+    #[test]
+    fn a_part_of_a_row_has_the_published_flag_and_counts_none() {
+        let part = RowsFrame {
+            rows: 0,
+            more: true,
+            ..frame(&[b'x'; 1000])
+        };
+        let (plain, packed) = (part.encode(), part.encode_zstd());
+        assert_eq!(&plain[..2], [1, 0b10]);
+        assert_eq!(&packed[..2], [1, 0b11]);
+        assert_eq!(&plain[18..22], [0; 4]);
+        for bytes in [plain, packed] {
+            assert_eq!(RowsFrame::decode(bytes, 1000), Ok(part.clone()));
+        }
+        let together = RowsFrame { rows: 1, ..part };
+        assert!(
+            RowsFrame::decode(together.encode(), 1000).is_err(),
+            "rows beside a part of one"
+        );
     }
 
     #[test]
@@ -167,7 +206,11 @@ mod tests {
             "announces more than the limit"
         );
         assert!(with(&plain, 0, 2).is_err(), "unknown kind");
-        assert!(with(&plain, 1, 2).is_err(), "unknown flags");
+        assert!(with(&plain, 1, 4).is_err(), "unknown flags");
+        assert!(
+            with(&plain, 1, 2).is_err(),
+            "three rows, of which one goes on"
+        );
         assert!(
             with(&packed, ROWS_HEADER_BYTES + 3, 1).is_err(),
             "announces less than it holds"

@@ -98,6 +98,25 @@ impl Like {
         rest.len() >= last.len() && strip(&rest[rest.len() - last.len()..], last).is_some()
     }
 
+    /// The pattern in the notation of SQL's LIKE.
+    pub fn pattern(&self) -> String {
+        let mut pattern = String::with_capacity(self.tokens.len());
+        for token in &self.tokens {
+            match token {
+                Token::Any => pattern.push('%'),
+                Token::One => pattern.push('_'),
+                Token::Char(chars) => {
+                    let c = chars.first().copied().unwrap_or_default();
+                    if matches!(c, '%' | '_' | '\\') {
+                        pattern.push('\\');
+                    }
+                    pattern.push(c);
+                }
+            }
+        }
+        pattern
+    }
+
     /// The pattern as a regular expression that matches whole texts, line breaks included, and whose time does not
     /// explode: once a piece is found, no other place is tried for it.
     pub fn regex(&self, flavour: Flavour) -> String {
@@ -105,7 +124,8 @@ impl Like {
         // Options of the server's do not count behind these.
         let mut regex = match flavour {
             Flavour::Postgres => "^".to_owned(),
-            Flavour::Pcre | Flavour::Icu => "(?s-imx)\\A".to_owned(),
+            Flavour::Pcre => "(?s-imxU)\\A".to_owned(),
+            Flavour::Icu => "(?s-imx)\\A".to_owned(),
         };
         push(&mut regex, pieces.next().unwrap_or_default());
         let mut pieces: Vec<_> = pieces.collect();
@@ -239,7 +259,7 @@ mod tests {
         let regex = |pattern, text, flavour| Like::parse(pattern, text).unwrap().regex(flavour);
         assert_eq!(
             regex(Pattern::Ilike, "a%k._%b", Flavour::Pcre),
-            "(?s-imx)\\A[aA](?>.*?[kK\u{212A}]\\..).*[bB]\\z"
+            "(?s-imxU)\\A[aA](?>.*?[kK\u{212A}]\\..).*[bB]\\z"
         );
         assert_eq!(
             regex(Pattern::Contains, "1$]", Flavour::Postgres),
@@ -275,6 +295,8 @@ mod tests {
             let like = Like::parse(pattern, &text).unwrap();
             let chars: Vec<char> = value.chars().collect();
             prop_assert_eq!(like.matches(&value), naive(&like.tokens, &chars));
+            let again = Like::parse(if like.is_folded() { Pattern::Ilike } else { Pattern::Like }, &like.pattern());
+            prop_assert_eq!(again, Ok(like));
         }
     }
 }

@@ -17,10 +17,10 @@ pub struct Moment {
     pub offset_seconds: Option<i32>,
 }
 
-/// A time of day; 24:00:00 is the end of one.
+/// A time of day.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Time {
-    /// 0 to 24.
+    /// 0 to 23.
     pub hour: u32,
     /// 0 to 59.
     pub minute: u32,
@@ -71,7 +71,26 @@ impl Moment {
             ..moment
         };
         // What has no day cannot be moved by hours.
-        (moment.is_real() || moment.offset_seconds.unwrap_or(0) == 0).then_some(moment)
+        match moment.is_real() {
+            true => Some(moment.at_midnight_of_the_next_day()),
+            false => (moment.offset_seconds.unwrap_or(0) == 0 && time.hour < 24).then_some(moment),
+        }
+    }
+
+    /// 24:00:00 as what it is: the beginning of the next day.
+    fn at_midnight_of_the_next_day(self) -> Self {
+        if self.time.is_none_or(|time| time.hour < 24) {
+            return self;
+        }
+        let next = days_from_civil(self.year, self.month, self.day) + 1;
+        let (year, month, day) = civil_from_days(next);
+        Self {
+            year,
+            month,
+            day,
+            time: Some(Time::default()),
+            ..self
+        }
     }
 
     /// The same instant at UTC, without an offset; one without an offset stays as it is.
@@ -323,6 +342,8 @@ mod tests {
             ("2024-05-01 00:30:00 +0200", "2024-04-30 22:30:00.000000"),
             ("2024-02-28T23:30:00-01", "2024-02-29 00:30:00.000000"),
             ("2024-12-31T24:00:00Z", "2025-01-01 00:00:00.000000"),
+            ("2024-02-28 24:00", "2024-02-29 00:00:00.000000"),
+            ("2024-12-31T24:00:00+02:00", "2024-12-31 22:00:00.000000"),
             ("-0043-03-15", "0044-03-15 BC"),
             ("0000-02-29", "0001-02-29 BC"),
             ("+12024-01-01", "12024-01-01"),

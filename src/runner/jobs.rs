@@ -21,7 +21,7 @@ use crate::bridge::{BridgeError, Execution, Outcome, RowFormat, RowSink, Source}
 use crate::ids::{AttemptId, JobId};
 use crate::protocol::{
     AssignedSource, Chunk, CredentialsLocation, Done, DoneMeta, Encoding, Job, JobRequest,
-    JobSource, ROWS_HEADER_BYTES, RunnerFrame,
+    JobSource, Limits, MAX_MESSAGE_BYTES, ROWS_HEADER_BYTES, RunnerFrame,
 };
 use crate::query::operation::{Kind, Operation, Paging};
 
@@ -29,6 +29,8 @@ use crate::query::operation::{Kind, Operation, Paging};
 const PATIENCE: Duration = Duration::from_secs(5);
 /// Room in a rows frame for its header, compressed or not.
 const HEADER_ROOM: u32 = ROWS_HEADER_BYTES as u32 + 4;
+/// Room in a protocol 1 chunk for what stands around its rows.
+const CHUNK_ROOM: u32 = 1024;
 
 /// What a job has of its session.
 pub(super) struct JobLinks {
@@ -36,8 +38,8 @@ pub(super) struct JobLinks {
     pub(super) version: u32,
     /// Whether rows are compressed.
     pub(super) zstd: bool,
-    /// The largest frame, in bytes.
-    pub(super) max_frame_bytes: u32,
+    /// What the gateway accepts.
+    pub(super) limits: Limits,
     /// The session's queue for rows and what follows them.
     pub(super) rows: mpsc::Sender<Message>,
     /// What the job may still send (protocol 2).
@@ -180,7 +182,8 @@ async fn answer(start: Start, links: &JobLinks) -> Result<(Kind, Outcome), Failu
             after,
         },
         types,
-        max_batch_bytes: (links.max_frame_bytes - HEADER_ROOM) as usize,
+        max_batch_bytes: max_payload(links),
+        max_row_bytes: max_row(links),
     };
     let source = Wiped(source(params.source, links)?);
     let _slot = place(slot, links, deadline).await?;
@@ -192,6 +195,7 @@ async fn answer(start: Start, links: &JobLinks) -> Result<(Kind, Outcome), Failu
         Framing::Binary {
             credit: Arc::clone(&links.credit),
             zstd: links.zstd,
+            max_payload: max_payload(links),
         }
     };
     let mut sink = SocketSink {
@@ -202,6 +206,21 @@ async fn answer(start: Start, links: &JobLinks) -> Result<(Kind, Outcome), Failu
     };
     let outcome = execute(&source.0, &operation, &execution, &mut sink, links).await?;
     Ok((operation.kind, outcome))
+}
+
+/// The largest payload of a rows frame.
+fn max_payload(links: &JobLinks) -> usize {
+    (links.limits.max_frame_bytes - HEADER_ROOM) as usize
+}
+
+/// The largest row that can be sent.
+fn max_row(links: &JobLinks) -> usize {
+    match links.limits.max_row_bytes {
+        // A chunk holds whole rows.
+        _ if links.version == 1 => (MAX_MESSAGE_BYTES - CHUNK_ROOM) as usize,
+        Some(bytes) => bytes as usize,
+        None => max_payload(links),
+    }
 }
 
 /// Executes within the deadline, even when the bridge does not notice it.

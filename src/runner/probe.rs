@@ -60,6 +60,7 @@ pub(super) async fn test(
         paging: Default::default(),
         types: Default::default(),
         max_batch_bytes: 64 * 1024,
+        max_row_bytes: 64 * 1024,
     };
     let mut answer = Answer::default();
     executor

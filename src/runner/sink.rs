@@ -10,7 +10,7 @@ use tokio_tungstenite::tungstenite::Message;
 use tokio_util::sync::CancellationToken;
 
 use super::session::Credit;
-use crate::bridge::{RowBatch, RowSink, SinkClosed};
+use crate::bridge::{RowBatch, RowSink, RowsPart, SinkClosed};
 use crate::ids::AttemptId;
 use crate::protocol::{Chunk, RowsFrame, RunnerFrame};
 
@@ -25,6 +25,8 @@ pub(super) enum Framing {
         credit: Arc<Credit>,
         /// Whether to compress.
         zstd: bool,
+        /// The largest payload of one frame.
+        max_payload: usize,
     },
     /// Protocol 1: chunks, which have no flow control but the socket's own.
     Chunks {
@@ -63,19 +65,33 @@ impl SocketSink {
             return Ok(());
         }
         match &self.framing {
-            Framing::Binary { credit, zstd } => {
-                credit.take(batch.payload.len()).await;
-                let frame = RowsFrame {
-                    id: self.id,
-                    rows: batch.rows,
-                    payload: batch.payload,
-                };
-                let bytes = if *zstd {
-                    frame.encode_zstd()
-                } else {
-                    frame.encode()
-                };
-                self.put(Message::Binary(bytes)).await
+            Framing::Binary {
+                credit,
+                zstd,
+                max_payload,
+            } => {
+                for RowsPart {
+                    rows,
+                    more,
+                    payload,
+                } in batch.parts(*max_payload)
+                {
+                    credit.take(payload.len()).await;
+                    let id = self.id;
+                    let frame = RowsFrame {
+                        id,
+                        rows,
+                        more,
+                        payload,
+                    };
+                    let bytes = if *zstd {
+                        frame.encode_zstd()
+                    } else {
+                        frame.encode()
+                    };
+                    self.put(Message::Binary(bytes)).await?;
+                }
+                Ok(())
             }
             Framing::Chunks { aggregate } => {
                 for rows in split(&batch.payload, CHUNK_BYTES) {

@@ -17,11 +17,11 @@ use super::frame_guard::FrameGuard;
 use super::socket::{Gauges, RunnerSocket};
 use crate::control::session::{Identity, SocketLink};
 use crate::domain::tokens;
-use crate::protocol::MAX_FRAME_BYTES;
+use crate::protocol::MAX_MESSAGE_BYTES;
 use crate::storage::{Key, KeyKind, StoreError};
 
-/// The largest WebSocket message: a frame of the protocol with its header, or a text frame of rows.
-const MAX_MESSAGE: usize = 4 * MAX_FRAME_BYTES as usize;
+/// The largest WebSocket message.
+const MAX_MESSAGE: usize = MAX_MESSAGE_BYTES as usize;
 
 /// When a runner that came to a stopping gateway is to dial again: the load balancer takes it elsewhere then,
 /// if not at once.

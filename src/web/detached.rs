@@ -12,6 +12,7 @@ use super::job_error::Audience;
 use super::reply::JOB_ID;
 use super::types::AcceptedJob;
 use super::{Front, query, reply};
+use crate::bridge::RowsPart;
 use crate::control::{Accepted, JobSpec, KeptResult, Submission};
 use crate::ids::{JobId, KeyId};
 use crate::protocol::Encoding;
@@ -111,7 +112,11 @@ pub(super) fn show(
     match shape {
         Shape::Page(plan) => {
             let meta = query::page_meta(front, &plan, lens, &finished, &job_id.to_string());
-            let rows = (!rows.is_empty()).then_some(rows);
+            let rows = (!rows.is_empty()).then(|| RowsPart {
+                rows: u32::try_from(finished.count).unwrap_or(u32::MAX),
+                more: false,
+                payload: rows,
+            });
             Ok(reply::page(
                 encoding,
                 rows,

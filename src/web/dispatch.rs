@@ -140,6 +140,7 @@ async fn dispatch(
             encoding,
             audience: Audience::Trusted,
             request_id,
+            keep_alive: true,
             meta,
         },
     )

@@ -19,12 +19,14 @@ pub(super) const PREFERENCE_APPLIED: HeaderName = HeaderName::from_static("prefe
 const LONGEST_WAIT: u64 = 60;
 
 /// What the caller of a query would like.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Preferences {
     /// How long to wait for a runner instead of answering 503 at once.
     pub(super) wait: Duration,
     /// Not to wait, and to ask for the result later.
     pub(super) respond_async: bool,
+    /// Whether an empty line may break a long silence between lines.
+    pub(super) keep_alive: bool,
 }
 
 /// What stands in `Preference-Applied`; left in the request for the middleware that finishes the response.
@@ -39,9 +41,11 @@ impl Preferences {
         // Of several values of one preference the first counts.
         let first = |name| preferences.iter().find_map(|one| value_of(one, name));
         let wait = first("wait").map(|text| seconds(&text)).transpose()?;
+        let keep_alive = first("keep-alive").map(|text| on_or_off(&text));
         Ok(Self {
             wait: Duration::from_secs(wait.unwrap_or_default()),
             respond_async: first("respond-async").is_some_and(|value| value.is_empty()),
+            keep_alive: keep_alive.transpose()?.unwrap_or(true),
         })
     }
 
@@ -51,8 +55,13 @@ impl Preferences {
             return Some(Applied(HeaderValue::from_static("respond-async")));
         }
         let seconds = self.wait.as_secs();
-        let text = (seconds > 0).then(|| format!("wait={seconds}"))?;
-        HeaderValue::try_from(text).ok().map(Applied)
+        let wait = (seconds > 0).then(|| format!("wait={seconds}"));
+        let silent = (!self.keep_alive).then(|| "keep-alive=off".to_owned());
+        let said: Vec<_> = wait.into_iter().chain(silent).collect();
+        if said.is_empty() {
+            return None;
+        }
+        HeaderValue::try_from(said.join(", ")).ok().map(Applied)
     }
 }
 
@@ -93,6 +102,17 @@ fn seconds(text: &str) -> Result<u64, ApiError> {
             format!("header `Prefer`: `wait` is a whole number of seconds, 1 to {LONGEST_WAIT}"),
         )
         .with("header", "Prefer")),
+    }
+}
+
+fn on_or_off(text: &str) -> Result<bool, ApiError> {
+    match text {
+        "on" => Ok(true),
+        "off" => Ok(false),
+        _ => Err(
+            ApiError::invalid("", "header `Prefer`: `keep-alive` is `on` or `off`")
+                .with("header", "Prefer"),
+        ),
     }
 }
 
@@ -168,6 +188,24 @@ mod tests {
     }
 
     #[test]
+    fn lines_keep_the_connection_awake_unless_that_is_not_wanted() {
+        let awake = |headers: &[&str]| {
+            Preferences::parse(headers.iter().copied()).map(|wishes| wishes.keep_alive)
+        };
+        assert!(awake(&[]).unwrap() && awake(&["wait=3", "keep-alive=on"]).unwrap());
+        assert!(!awake(&["wait=3, keep-alive=off"]).unwrap());
+        for header in [
+            "keep-alive",
+            "keep-alive=",
+            "keep-alive=no",
+            "keep-alive=30",
+        ] {
+            let error = awake(&[header]).unwrap_err();
+            assert!(error.message().contains("`Prefer`"), "{header}");
+        }
+    }
+
+    #[test]
     fn what_is_granted_is_said() {
         let said = |headers: &[&str]| {
             let parsed = Preferences::parse(headers.iter().copied()).unwrap();
@@ -175,6 +213,12 @@ mod tests {
         };
         assert_eq!(said(&["wait=99"]).unwrap(), "wait=60");
         assert_eq!(said(&["wait=9, Respond-Async"]).unwrap(), "respond-async");
+        assert_eq!(said(&["keep-alive=off"]).unwrap(), "keep-alive=off");
+        assert_eq!(
+            said(&["Keep-Alive=\"off\", wait=3"]).unwrap(),
+            "wait=3, keep-alive=off"
+        );
+        assert!(said(&["keep-alive=on"]).is_none(), "that is how it is");
         assert!(said(&["respond-async=no", "note=\"a, respond-async\""]).is_none());
     }
 }

@@ -71,18 +71,22 @@ impl Admitted {
 
 /// Queries a lens.
 ///
-/// Answers the rows of one page, or with `Accept: application/x-ndjson` a line per row. With `Prefer:
+/// Answers the rows of one page, or with `Accept: application/x-ndjson` a line per row, as they arrive. Lines that begin
+/// with `{"$` are no rows: `{"$next": {"cursor": …}}` behind a page that another may follow, `{"$error": …}` behind an
+/// answer that broke off. An empty line breaks a long silence. With `Prefer:
 /// respond-async` it answers 202 at once, and keeps the result for an hour.
 #[utoipa::path(
     tag = "query",
     params(
         ("lens" = String, Path, description = "The lens's name"),
-        ("Prefer" = Option<String>, Header, description = "`wait=N`: instead of a 503, wait up to N (1 to 60) seconds for a runner. `respond-async`: do not wait, answer 202 and keep the result."),
+        ("Prefer" = Option<String>, Header, description = "`wait=N`: instead of a 503, wait up to N (1 to 60) seconds for a runner. `respond-async`: do not wait, answer 202 and keep the result. `keep-alive=off`: no empty lines in NDJSON."),
         ("Idempotency-Key" = Option<String>, Header, description = "With `respond-async`: the same request under the same key starts nothing new."),
     ),
     request_body = QueryBody,
     responses(
-        (status = 200, description = "One page of rows", body = QueryAnswer),
+        (status = 200, description = "One page of rows", body = QueryAnswer, headers(
+            ("x-semilayer-next-cursor" = String, description = "Where the next page begins, if there may be one and it is known by then."),
+        )),
         (status = 202, description = "With `Prefer: respond-async`: the job is recorded; `Location` says where to ask for it.", body = AcceptedJob),
         (status = 409, description = "`conflict`: the Idempotency-Key was used for another request. `job_cancelled`: the job was cancelled while its caller waited.", body = ErrorBody),
     ),
@@ -127,6 +131,7 @@ pub(super) async fn query(
             encoding,
             audience,
             request_id,
+            keep_alive: preferences.keep_alive,
             meta,
         },
     )

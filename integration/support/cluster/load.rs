@@ -164,17 +164,20 @@ fn page(text: &str, question: &Question) -> Outcome {
     compare(page.rows.iter(), question, Some(page.meta.job_id))
 }
 
-/// Lines may end with one that says what went wrong; without it, they must be all.
+/// Lines may end with one that says what went wrong; without it, they must be all. An empty one means nothing, and
+/// one may say where the next page begins.
 fn lines(text: &str, question: &Question) -> Outcome {
     let last = text.lines().last().unwrap_or_default();
     if let Ok(Value::Object(fields)) = serde_json::from_str(last)
-        && let Some(error) = fields.get("error")
+        && let Some(error) = fields.get("$error")
     {
-        let code = fields.get("code").or_else(|| error.get("code"));
-        let code = code.and_then(Value::as_str).unwrap_or("without a code");
+        let code = error["code"].as_str().unwrap_or("without a code");
         return Outcome::Failed(format!("200 that ends with an error: {code}"));
     }
-    let rows: Result<Vec<Row>, _> = text.lines().map(serde_json::from_str).collect();
+    let rows = text
+        .lines()
+        .filter(|line| !line.is_empty() && !line.starts_with("{\"$next\":"));
+    let rows: Result<Vec<Row>, _> = rows.map(serde_json::from_str).collect();
     match rows {
         Ok(rows) => compare(rows.iter(), question, None),
         Err(error) => Outcome::Wrong(format!("{question:?}: {error} in `{}`", tail(text))),

@@ -5,12 +5,13 @@
 //! decoded by `decode.rs`, except for columns of types that it does not know, which are read as text.
 
 mod catalogue;
+mod characters;
 mod connect;
 mod decode;
 mod shape;
 
 use std::error::Error as _;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -102,7 +103,7 @@ impl Database for Postgres {
             client: &connection.client,
             job,
             shapes: &self.shapes,
-            bad_value: AtomicBool::new(false),
+            complaint: AtomicU8::new(Complaint::None as u8),
         };
         // Sent together: the server answers in order.
         let begin = job.tagged(&begin(job));
@@ -142,13 +143,33 @@ fn begin(job: &Job<'_>) -> String {
     )
 }
 
+/// What a failure says of the values of a statement.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Complaint {
+    None,
+    /// One of them is none of its type.
+    Value,
+    /// One of them has a character that the database does not have.
+    Character,
+}
+
+impl Complaint {
+    fn of(code: Option<&SqlState>) -> Self {
+        match code {
+            Some(code) if *code == SqlState::UNTRANSLATABLE_CHARACTER => Self::Character,
+            Some(code) if code.code().starts_with("22") => Self::Value,
+            _ => Self::None,
+        }
+    }
+}
+
 /// One execution on a connection.
 struct Session<'a> {
     client: &'a Client,
     job: &'a Job<'a>,
     shapes: &'a Shapes,
-    /// Whether what failed last did so because of a value.
-    bad_value: AtomicBool,
+    /// What the SQLSTATE of the last failure says of the values.
+    complaint: AtomicU8,
 }
 
 impl Session<'_> {
@@ -166,6 +187,7 @@ impl Session<'_> {
             Request::ListTargets => self.list_targets(rows).await,
             Request::IntrospectTarget(target) => self.introspect(target, rows).await,
             Request::Count { target, filter } => {
+                let filter = &self.with_known_characters(target, filter).await?;
                 let remembered = self.shapes.get(target).is_some();
                 let mut total = self.count(target, filter).await;
                 if remembered && self.is_stale(target, &total) {
@@ -178,6 +200,13 @@ impl Session<'_> {
                 })
             }
             Request::Query(query) => {
+                let known = self
+                    .with_known_characters(&query.target, &query.filter)
+                    .await?;
+                let query = &Query {
+                    filter: known.into_owned(),
+                    ..query.clone()
+                };
                 let remembered = self.shapes.get(&query.target).is_some();
                 let result = self.query(query, rows).await;
                 if remembered && !rows.has_begun() && self.is_stale(&query.target, &result) {
@@ -250,7 +279,7 @@ impl Session<'_> {
         let Some(BridgeError::QueryFailed(_)) = result.as_ref().err() else {
             return result;
         };
-        if !self.bad_value.load(Ordering::Relaxed) {
+        if !self.complains(Complaint::Value) {
             return result;
         }
         for check in checks(shape, filter).iter().take(MAX_CHECKS) {
@@ -361,8 +390,8 @@ impl Session<'_> {
     }
 
     fn error(&self, error: tokio_postgres::Error) -> BridgeError {
-        let class = error.code().map(|code| &code.code()[..2]);
-        self.bad_value.store(class == Some("22"), Ordering::Relaxed);
+        let complaint = Complaint::of(error.code());
+        self.complaint.store(complaint as u8, Ordering::Relaxed);
         match error.as_db_error() {
             Some(database) if *database.code() == SqlState::QUERY_CANCELED && self.job.is_due() => {
                 BridgeError::Timeout

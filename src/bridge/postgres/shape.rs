@@ -50,9 +50,9 @@ const COLUMNS: &str = "WITH RECURSIVE target AS ( \
       (SELECT array_agg(e.enumlabel::text ORDER BY e.enumsortorder) FROM pg_catalog.pg_enum e WHERE e.enumtypid = t.oid), \
       COALESCE((SELECT NOT l.collisdeterministic FROM pg_catalog.pg_collation l WHERE l.oid = a.attcollation), false), \
       CASE WHEN t.typcategory = 'A' AND t.typlen = -1 THEN t.typelem::bigint END, \
-      COALESCE(e.typtype = 'e', false) \
+      current_setting('server_encoding') = 'UTF8' \
     FROM target LEFT JOIN pg_catalog.pg_attribute a ON a.attrelid = target.oid AND a.attnum > 0 AND NOT a.attisdropped \
-    LEFT JOIN behind b ON b.num = a.attnum LEFT JOIN pg_catalog.pg_type t ON t.oid = b.type LEFT JOIN pg_catalog.pg_type e ON e.oid = t.typelem \
+    LEFT JOIN behind b ON b.num = a.attnum LEFT JOIN pg_catalog.pg_type t ON t.oid = b.type \
     WHERE t.typtype IS DISTINCT FROM 'd' ORDER BY a.attnum";
 
 /// The columns of each unique index that covers all rows, compared as the columns themselves are.
@@ -76,6 +76,7 @@ pub(super) struct Described {
     pub(super) table: Table,
     pub(super) columns: Vec<Found>,
     pub(super) unique: Vec<Vec<String>>,
+    is_utf8: bool,
 }
 
 impl Session<'_> {
@@ -86,7 +87,8 @@ impl Session<'_> {
         }
         let found = self.describe(target).await?;
         let columns = found.columns.into_iter().map(|found| found.column);
-        let shape = Shape::new(found.table, columns.collect(), found.unique, false);
+        let mut shape = Shape::new(found.table, columns.collect(), found.unique, false);
+        shape.is_utf8 = found.is_utf8;
         Ok(self.shapes.put(target, shape))
     }
 
@@ -108,6 +110,7 @@ impl Session<'_> {
             )));
         };
         let oid: String = self.get(first, 2)?;
+        let is_utf8 = self.get(first, 16)?;
         let table = Table {
             schema: self.get(first, 0)?,
             name: self.get(first, 1)?,
@@ -130,6 +133,7 @@ impl Session<'_> {
             table,
             columns,
             unique,
+            is_utf8,
         })
     }
 

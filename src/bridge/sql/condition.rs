@@ -104,7 +104,7 @@ impl Builder<'_> {
             )
         })?;
         Ok(match self.dialect {
-            Dialect::Postgres => postgres::matches(column, &like, text),
+            Dialect::Postgres => postgres::matches(self.shape, column, &like, text),
             Dialect::MySql | Dialect::MariaDb => mysql::matches(self.dialect, column, &like, text),
             Dialect::Sqlite => sqlite::matches(column, pattern, text),
         })

@@ -467,12 +467,16 @@ fn literal(elements: &[Value]) -> String {
 }
 
 /// The string operators. Without case it is a regular expression that names both cases of each letter, so that no
-/// locale of the server decides which letters there are.
-pub(super) fn matches(by: &Column, like: &Like, pattern: &str) -> Expr {
+/// locale of the server decides which letters there are. A database that does not have all letters could not even
+/// read it; there its locale decides.
+pub(super) fn matches(shape: &Shape, by: &Column, like: &Like, pattern: &str) -> Expr {
     let text = match by.class {
         Class::Text => column(&by.name),
         _ => column(&by.name).cast_as("text"),
     };
+    if like.is_folded() && !shape.is_utf8 {
+        return Expr::cust_with_exprs("($1 ILIKE $2)", [text, Expr::val(like.pattern())]);
+    }
     if like.is_folded() {
         let regex = Expr::val(like.regex(Flavour::Postgres));
         return Expr::cust_with_exprs("(($1) COLLATE \"C\" ~ $2)", [text, regex]);

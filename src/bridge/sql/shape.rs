@@ -111,6 +111,8 @@ pub(in crate::bridge) struct Shape {
     columns: Vec<Column>,
     by_name: HashMap<String, usize>,
     ignores_case: bool,
+    /// PostgreSQL: whether the database has all characters there are.
+    pub(in crate::bridge) is_utf8: bool,
     /// Sets of columns of which no two rows have the same values, none of them null.
     unique: Vec<Vec<String>>,
 }
@@ -137,6 +139,7 @@ impl Shape {
             columns,
             by_name,
             ignores_case,
+            is_utf8: true,
             unique: Vec::new(),
         };
         let identifies = |columns: &Vec<String>| {

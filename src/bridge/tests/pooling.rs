@@ -334,7 +334,7 @@ async fn caps_end_a_result() {
             .await
             .unwrap();
         assert_eq!(batches.len(), 3, "{engine:?}");
-        execution.max_batch_bytes = 5;
+        execution.max_row_bytes = 5;
         let error = run(&bridges, &db.source, &query("t", json!({})), &execution)
             .await
             .unwrap_err();

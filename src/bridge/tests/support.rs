@@ -221,6 +221,7 @@ pub(super) fn execution() -> Execution {
         paging: Default::default(),
         types: Default::default(),
         max_batch_bytes: 1 << 20,
+        max_row_bytes: 1 << 20,
     }
 }
 

@@ -4,7 +4,7 @@ use tokio::time::{Instant, timeout_at};
 
 use super::budget::Share;
 use crate::control::error::JobError;
-use crate::control::reply::{Finished, Reply, ReplyStream};
+use crate::control::reply::{Finished, Reply, ReplyStream, Seams};
 use crate::protocol::Encoding;
 
 /// The largest result that is kept.
@@ -26,13 +26,13 @@ pub(super) async fn collect(
     encoding: Encoding,
     deadline: Instant,
 ) -> Collected {
-    let (mut rows, mut count) = (Vec::new(), 0);
+    let (mut rows, mut count, mut seams) = (Vec::new(), 0, Seams::default());
     let end = loop {
         let batch = match reply.next().await {
             Some(Reply::Rows(batch)) => batch,
             // Each execution has a reply of its own; should one start over all the same, so does this.
             Some(Reply::Restarted) => {
-                (rows, count) = (Vec::new(), 0);
+                (rows, count, seams) = (Vec::new(), 0, Seams::default());
                 continue;
             }
             Some(Reply::End(Ok(finished))) => break Ok((rows, finished)),
@@ -52,7 +52,7 @@ pub(super) async fn collect(
         if timeout_at(deadline, share.grow_to(size)).await.is_err() {
             break Err(JobError::Timeout);
         }
-        if !rows.is_empty() && encoding != Encoding::Ndjson {
+        if seams.comma_before(&batch) && encoding != Encoding::Ndjson {
             rows.push(b',');
         }
         rows.extend_from_slice(&batch.payload);

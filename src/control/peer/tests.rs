@@ -11,7 +11,7 @@ use tokio_stream::wrappers::UnboundedReceiverStream;
 
 use super::wire::{EXECUTE_PATH, ExecuteRequest, PeerFrame};
 use super::*;
-use crate::bridge::RowBatch;
+use crate::bridge::RowsPart;
 use crate::control::reply::{Reply, ReplyStream};
 use crate::control::testing::{Heard, World, peer_client, probe};
 
@@ -75,8 +75,9 @@ fn say(answer: &mpsc::UnboundedSender<Bytes>, frame: PeerFrame) {
 }
 
 fn rows(payload: Vec<u8>) -> PeerFrame {
-    PeerFrame::Rows(RowBatch {
+    PeerFrame::Rows(RowsPart {
         rows: 1,
+        more: false,
         payload: payload.into(),
     })
 }

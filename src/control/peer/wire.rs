@@ -7,7 +7,7 @@
 use bytes::{Buf as _, BufMut as _, Bytes, BytesMut};
 use serde::{Deserialize, Serialize};
 
-use crate::bridge::{BridgeError, RowBatch};
+use crate::bridge::{BridgeError, RowsPart};
 use crate::clock::UtcTime;
 use crate::control::dispatcher::Declined;
 use crate::control::error::{self, Delivery, JobError};
@@ -30,6 +30,8 @@ const ROWS: u8 = 1;
 const DONE: u8 = 2;
 const ERROR: u8 = 3;
 const DECLINED: u8 = 4;
+/// Rows as well: a part of one row, of which more follows.
+const PART: u8 = 5;
 
 /// Executes this job by that session.
 #[derive(Debug, Serialize, Deserialize)]
@@ -70,8 +72,8 @@ pub struct CancelAnswer {
 /// One step of the answer.
 #[derive(Debug)]
 pub enum PeerFrame {
-    /// Some more rows.
-    Rows(RowBatch),
+    /// Some more rows, or a part of one.
+    Rows(RowsPart),
     /// The job has ended, well or not; nothing comes after it.
     End(Result<Finished, JobError>),
     /// It was not taken; nothing comes after it.
@@ -111,8 +113,13 @@ impl PeerFrame {
     /// Its bytes: a header, and what follows it as it is.
     pub fn encode(self) -> [Bytes; 2] {
         match self {
-            Self::Rows(RowBatch { rows, payload }) => {
-                let mut head = header(ROWS, 4 + payload.len());
+            Self::Rows(RowsPart {
+                rows,
+                more,
+                payload,
+            }) => {
+                let kind = if more { PART } else { ROWS };
+                let mut head = header(kind, 4 + payload.len());
                 head.put_u32(rows);
                 [head.freeze(), payload]
             }
@@ -124,17 +131,18 @@ impl PeerFrame {
 
     fn decode(kind: u8, mut body: Bytes) -> Result<Self, BadFrame> {
         match kind {
-            ROWS if body.len() >= 4 => {
+            ROWS | PART if body.len() >= 4 => {
                 let rows = body.get_u32();
-                Ok(Self::Rows(RowBatch {
+                Ok(Self::Rows(RowsPart {
                     rows,
+                    more: kind == PART,
                     payload: body,
                 }))
             }
             DONE => Ok(Self::End(Ok(read(&body)?))),
             ERROR => Ok(Self::End(Err(read::<WireError>(&body)?.into()))),
             DECLINED => Ok(Self::Declined(read(&body)?)),
-            ROWS => Err(BadFrame::Contents),
+            ROWS | PART => Err(BadFrame::Contents),
             other => Err(BadFrame::Kind(other)),
         }
     }
@@ -182,7 +190,7 @@ impl Frames {
         let mut head = head;
         let kind = head.get_u8();
         let length = head.get_u32() as usize;
-        if !(ROWS..=DECLINED).contains(&kind) {
+        if !(ROWS..=PART).contains(&kind) {
             return Err(BadFrame::Kind(kind));
         }
         if length > MAX_FRAME {
@@ -338,9 +346,10 @@ mod tests {
 
     #[test]
     fn frames_survive_being_cut_anywhere() {
-        let rows = |payload: &'static [u8]| {
-            PeerFrame::Rows(RowBatch {
+        let rows = |payload: &'static [u8], more| {
+            PeerFrame::Rows(RowsPart {
                 rows: 3,
+                more,
                 payload: payload.into(),
             })
         };
@@ -355,8 +364,8 @@ mod tests {
         };
         let runner = finished.runner_id;
         let all = [
-            bytes(rows(b"{\"a\":1},{\"a\":2}")),
-            bytes(rows(b"x")),
+            bytes(rows(b"{\"a\":1},{\"a\":2}", false)),
+            bytes(rows(b"x", true)),
             bytes(PeerFrame::End(Ok(finished))),
         ]
         .concat();
@@ -374,6 +383,7 @@ mod tests {
                 (first.rows, first.payload.as_ref()),
                 (3, b"{\"a\":1},{\"a\":2}".as_slice())
             );
+            assert_eq!((first.more, second.more), (false, true));
             assert_eq!(second.payload.as_ref(), b"x");
             assert_eq!((end.count, end.runner_id), (6, runner));
             assert_eq!(
@@ -454,6 +464,7 @@ mod tests {
     fn what_is_no_frame_is_refused_before_it_is_buffered() {
         for (bytes, error) in [
             (vec![9, 0, 0, 0, 0], BadFrame::Kind(9)),
+            (vec![PART, 0, 0, 0, 2, 0, 0], BadFrame::Contents),
             (vec![0, 0, 0, 0, 0], BadFrame::Kind(0)),
             (vec![ROWS, 0xff, 0, 0, 0], BadFrame::TooLarge(0xff00_0000)),
             (vec![ROWS, 0, 0, 0, 2, 0, 0], BadFrame::Contents),

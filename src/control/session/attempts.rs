@@ -12,7 +12,7 @@ use tokio::time::Instant;
 use crate::control::error::{Delivery, JobError};
 use crate::control::job::Job;
 use crate::ids::{AttemptId, JobId};
-use crate::protocol::Encoding;
+use crate::protocol::{Encoding, MAX_ROW_BYTES, RowsFrame};
 use crate::query::rows::{RowEncoding, RowMapper};
 
 /// How far an attempt has come.
@@ -66,6 +66,8 @@ pub(super) struct Attempt {
     credit: i64,
     /// Bytes that the caller took and that were not granted again yet.
     owed: u32,
+    /// How much came of the row that goes on; none does at 0.
+    row_bytes: usize,
 }
 
 /// What protocol 1 says in chunks and protocol 2 in `done`.
@@ -79,9 +81,16 @@ pub(super) struct SaidInChunks {
     pub(super) last: Option<Vec<Value>>,
 }
 
-/// A runner sent rows that it had no credit for.
+/// Why rows of a runner are not passed on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct NoCredit;
+pub(super) enum Unfit {
+    /// It had no credit for them.
+    NoCredit,
+    /// They come in the middle of a row that goes on.
+    Mixed,
+    /// They make a row larger than a row may be.
+    TooLarge,
+}
 
 impl Attempt {
     /// How far it had come, for a caller whose runner was lost.
@@ -115,14 +124,32 @@ impl Attempt {
     }
 
     /// Notes rows from the runner; with any credit left one frame may overdraw it.
-    pub(super) fn receive(&mut self, rows: u32, bytes: usize) -> Result<(), NoCredit> {
+    pub(super) fn receive(&mut self, frame: &RowsFrame) -> Result<(), Unfit> {
         if self.credit <= 0 {
-            return Err(NoCredit);
+            return Err(Unfit::NoCredit);
         }
+        let bytes = frame.payload.len();
         self.credit -= i64::try_from(bytes).unwrap_or(i64::MAX);
-        self.rows += u64::from(rows);
         self.stage = Stage::Started;
+        if self.is_in_row() && !frame.more && frame.rows != 1 {
+            return Err(Unfit::Mixed);
+        }
+        if self.is_in_row() || frame.more {
+            self.row_bytes += bytes;
+            if self.row_bytes > MAX_ROW_BYTES as usize {
+                return Err(Unfit::TooLarge);
+            }
+        }
+        if !frame.more {
+            self.row_bytes = 0;
+        }
+        self.rows += u64::from(frame.rows);
         Ok(())
+    }
+
+    /// Whether the last that came was a part of a row of which more has to follow.
+    pub(super) fn is_in_row(&self) -> bool {
+        self.row_bytes > 0
     }
 
     /// Notes what the caller took; answers how much to grant, in steps of at least half a window.
@@ -177,6 +204,7 @@ impl Attempts {
             mapper: None,
             credit: i64::from(self.window),
             owed: 0,
+            row_bytes: 0,
         };
         self.by_id.insert(id, attempt);
         id

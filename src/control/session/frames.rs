@@ -6,14 +6,14 @@
 use actix::prelude::*;
 use bytes::Bytes;
 
-use super::attempts::NoCredit;
+use super::attempts::Unfit;
 use super::{PROTOCOL_1_BUFFER, Phase, RunnerSession};
-use crate::bridge::RowBatch;
+use crate::bridge::{RowBatch, RowsPart};
 use crate::control::error::{self, JobError};
 use crate::control::picker::SessionChanged;
 use crate::control::reply::{Finished, NotTaken};
 use crate::ids::AttemptId;
-use crate::protocol::{Chunk, Done, MAX_FRAME_BYTES, RowsFrame, RunnerFrame};
+use crate::protocol::{Chunk, Done, MAX_FRAME_BYTES, MAX_ROW_BYTES, RowsFrame, RunnerFrame};
 use crate::query::plan::not_continued_by_filter;
 use crate::query::rows::NotEncoded;
 
@@ -42,7 +42,7 @@ impl RunnerSession {
         match frame {
             RunnerFrame::Hello(_) => return Err("a second hello".to_owned()),
             RunnerFrame::Chunk(chunk) => self.on_chunk(chunk),
-            RunnerFrame::Done(done) => self.on_done(done),
+            RunnerFrame::Done(done) => return self.on_done(done),
             RunnerFrame::Error {
                 id,
                 code,
@@ -73,14 +73,32 @@ impl RunnerSession {
         let Some(attempt) = self.attempts.get(frame.id) else {
             return Ok(());
         };
-        if attempt.receive(frame.rows, frame.payload.len()) == Err(NoCredit) {
-            return Err(format!("rows without credit for job {}", frame.id));
+        match attempt.receive(&frame) {
+            Ok(()) => {}
+            Err(Unfit::NoCredit) => {
+                return Err(format!("rows without credit for job {}", frame.id));
+            }
+            Err(Unfit::Mixed) => {
+                return Err(format!(
+                    "other rows in the middle of one, for job {}",
+                    frame.id
+                ));
+            }
+            Err(Unfit::TooLarge) => {
+                let message = format!(
+                    "a row of the result is larger than {MAX_ROW_BYTES} bytes, the most that one row may have; \
+                     ask for fewer of its fields with `select`"
+                );
+                self.overflow(frame.id, &message);
+                return Ok(());
+            }
         }
-        let batch = RowBatch {
+        let part = RowsPart {
             rows: frame.rows,
+            more: frame.more,
             payload: frame.payload,
         };
-        let taken = attempt.job.reply.rows(batch, UNREAD_LIMIT);
+        let taken = attempt.job.reply.rows(part, UNREAD_LIMIT);
         self.after_rows(frame.id, taken);
         Ok(())
     }
@@ -161,11 +179,14 @@ impl RunnerSession {
         self.settle(id, Err(JobError::ResultOverflow(message.to_owned())));
     }
 
-    fn on_done(&mut self, done: Done) {
+    fn on_done(&mut self, done: Done) -> Result<(), String> {
         let runner_id = self.runner_id();
         let Some(attempt) = self.attempts.get(done.id) else {
-            return;
+            return Ok(());
         };
+        if attempt.is_in_row() {
+            return Err(format!("job {} is done in the middle of a row", done.id));
+        }
         let meta = done.meta.unwrap_or_default();
         let said = std::mem::take(&mut attempt.said);
         let elapsed = attempt.started.elapsed();
@@ -193,6 +214,7 @@ impl RunnerSession {
             runner_id: Some(runner_id),
         };
         self.settle(done.id, Ok(finished));
+        Ok(())
     }
 
     fn on_accepted(&mut self, id: AttemptId) {

@@ -197,6 +197,7 @@ impl RunnerSession {
             limits: two.then_some(Limits {
                 max_frame_bytes: protocol::MAX_FRAME_BYTES,
                 window_bytes: protocol::DEFAULT_WINDOW_BYTES,
+                max_row_bytes: Some(protocol::MAX_ROW_BYTES),
             }),
         }
     }

@@ -219,8 +219,24 @@ impl Rig {
         let rows = RowsFrame {
             id,
             rows: 1,
+            more: false,
             payload: vec![b'1'; bytes].into(),
         };
+        self.binary(rows).await;
+    }
+
+    /// Sends a part of a row, of which more follows.
+    async fn part(&self, id: AttemptId, bytes: usize) {
+        let part = RowsFrame {
+            id,
+            rows: 0,
+            more: true,
+            payload: vec![b'1'; bytes].into(),
+        };
+        self.binary(part).await;
+    }
+
+    async fn binary(&self, rows: RowsFrame) {
         self.session
             .send(FrameReceived::Binary(rows.encode()))
             .await
@@ -580,6 +596,88 @@ async fn rows_without_credit_close_the_session_and_one_frame_may_overdraw() {
             ..
         })
     ));
+}
+
+#[actix::test]
+async fn a_row_in_parts_takes_credit_for_each_and_counts_once() {
+    let rig = Rig::new().await;
+    rig.hello(2, 8).await;
+    let (_, mut reply, id) = rig.execute().await;
+    let frame = crate::protocol::MAX_FRAME_BYTES as usize;
+    rig.rows(id, 10).await;
+    for _ in 0..3 {
+        rig.part(id, frame).await;
+        while reply.unread_bytes() > 0 {
+            reply.next().await;
+        }
+        rig.frame("credit").await;
+    }
+    rig.rows(id, 10).await;
+    rig.says(json!({"type": "done", "id": id})).await;
+    assert_eq!(end(&mut reply).await.unwrap().count, 2);
+
+    let (_, mut reply, id) = rig.execute().await;
+    rig.part(id, frame).await;
+    rig.part(id, frame).await;
+    assert_eq!(
+        rig.frame("closed").await["code"],
+        close::PROTOCOL_ERROR,
+        "the first frame had used up the window"
+    );
+    assert!(end(&mut reply).await.is_err());
+}
+
+#[actix::test]
+async fn other_rows_in_the_middle_of_one_close_the_session() {
+    let rig = Rig::new().await;
+    rig.hello(2, 8).await;
+    let (_, mut reply, id) = rig.execute().await;
+    rig.part(id, 10).await;
+    let payload = b"2},{3}".as_slice().into();
+    rig.binary(RowsFrame {
+        id,
+        rows: 2,
+        more: false,
+        payload,
+    })
+    .await;
+    assert_eq!(rig.frame("closed").await["code"], close::PROTOCOL_ERROR);
+    assert!(end(&mut reply).await.is_err());
+}
+
+#[actix::test]
+async fn a_job_that_is_done_in_the_middle_of_a_row_closes_the_session() {
+    let rig = Rig::new().await;
+    rig.hello(2, 8).await;
+    let (_, mut reply, id) = rig.execute().await;
+    rig.part(id, 10).await;
+    rig.says(json!({"type": "done", "id": id})).await;
+    assert_eq!(rig.frame("closed").await["code"], close::PROTOCOL_ERROR);
+    assert!(end(&mut reply).await.is_err());
+}
+
+#[actix::test]
+async fn a_row_in_parts_that_gets_too_large_ends_its_job_and_no_other() {
+    let rig = Rig::new().await;
+    rig.hello(2, 8).await;
+    let (_, mut reply, id) = rig.execute().await;
+    let (_, mut other, other_id) = rig.execute().await;
+    let frame = crate::protocol::MAX_FRAME_BYTES as usize;
+    let parts = crate::protocol::MAX_ROW_BYTES as usize / frame;
+    for _ in 0..parts {
+        rig.part(id, frame).await;
+        reply.next().await;
+        rig.frame("credit").await;
+    }
+    rig.rows(id, 1).await;
+    let Err(JobError::ResultOverflow(message)) = end(&mut reply).await else {
+        panic!("a row of any size");
+    };
+    assert!(message.contains("16777216 bytes"), "{message}");
+    assert_eq!(rig.frame("cancel").await["id"], id.to_string());
+    rig.rows(other_id, 10).await;
+    rig.says(json!({"type": "done", "id": other_id})).await;
+    assert_eq!(end(&mut other).await.unwrap().count, 1);
 }
 
 #[actix::test]

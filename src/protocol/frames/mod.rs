@@ -161,6 +161,9 @@ pub struct Limits {
     pub max_frame_bytes: u32,
     /// The window of a job that names none, in bytes.
     pub window_bytes: u32,
+    /// The largest row in bytes, continued from frame to frame; without it, a row has to fit into a frame.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_row_bytes: Option<u32>,
 }
 
 /// A runner's figures about itself.

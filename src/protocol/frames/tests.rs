@@ -35,6 +35,7 @@ fn gateway_frames_round_trip() {
     for golden in [
         r#"{"type":"hello-ack","serverVersion":1,"assignedSources":[SOURCE]}"#,
         r#"{"type":"hello-ack","serverVersion":2,"assignedSources":[],"sessionId":"A","gatewayId":"A","heartbeatMs":10000,"lostAfterMs":12000,"compression":"zstd","limits":{"maxFrameBytes":1048576,"windowBytes":1048576}}"#,
+        r#"{"type":"hello-ack","serverVersion":2,"assignedSources":[],"limits":{"maxFrameBytes":1048576,"windowBytes":1048576,"maxRowBytes":16777216}}"#,
         r#"{"type":"assignments-changed","assignedSources":[SOURCE,SOURCE]}"#,
         r#"{"type":"job","id":"A","params":{"source":SOURCE,"job":{"kind":"query","target":"t","options":{"limit":1}}},"deadlineMs":30000}"#,
         r#"{"type":"job","id":"A","params":{"source":SOURCE,"job":{"kind":"test","options":{}}},"deadlineMs":1,"jobId":"A","attempt":2,"encoding":"ndjson","window":1048576,"fields":[["col","out"]],"keys":["id"],"traceparent":"00-x"}"#,

@@ -250,7 +250,7 @@ impl Open {
             let links = JobLinks {
                 version: agreement.version,
                 zstd: agreement.zstd,
-                max_frame_bytes: agreement.limits.max_frame_bytes,
+                limits: agreement.limits,
                 rows: self.outbox.rows.clone(),
                 credit,
                 cancel,

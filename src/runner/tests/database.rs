@@ -44,6 +44,13 @@ async fn session(rows: u32, version: u32) -> (GatewaySession, Runner, tempfile::
     (session, runner, dir, gateway)
 }
 
+/// Adds a row of that many bytes.
+fn add_large(dir: &tempfile::TempDir, id: u32, bytes: u32) {
+    let database = rusqlite::Connection::open(dir.path().join("shop.db")).unwrap();
+    let sql = "INSERT INTO orders VALUES (?1, printf('%.*c', ?2, 'x'), 1)";
+    database.execute(sql, [id, bytes]).unwrap();
+}
+
 fn request(session: &GatewaySession, kind: &str, options: Value) -> (crate::ids::AttemptId, Value) {
     let (id, mut job) = session.job("orders");
     job["params"]["job"]["kind"] = json!(kind);
@@ -92,6 +99,51 @@ async fn a_large_table_streams_within_its_window() {
     }
     let meta = session.done().await;
     assert_eq!((meta.count, meta.bytes), (Some(50_000), Some(bytes)));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_an_announced_row_limit_a_row_has_to_fit_into_a_frame() {
+    let (mut session, _runner, dir, _gateway) = session(1, 2).await;
+    add_large(&dir, 7, 1_100_000);
+    let (id, job) = request(&session, "query", json!({"where": {"id": 7}}));
+    session.send(job).await;
+    session.accepted(id).await;
+    let (code, message) = session.error().await;
+    assert_eq!(code, "result_overflow");
+    assert!(
+        message.contains(&format!("{} bytes", (1 << 20) - 26)) && message.contains("`select`"),
+        "{message}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn protocol_1_takes_rows_that_fit_into_a_message_and_names_the_limit_of_others() {
+    let (mut session, _runner, dir, _gateway) = session(3, 1).await;
+    add_large(&dir, 7, 4_000_000);
+    add_large(&dir, 8, 4_200_000);
+    let (_, job) = request(&session, "query", json!({"where": {"id": {"$lte": 7}}}));
+    session.send(job).await;
+    let mut rows = Vec::new();
+    let meta = loop {
+        match session.next().await {
+            Received::Frame(frame @ RunnerFrame::Chunk(_)) => {
+                assert!(frame.to_text().len() <= 4 << 20);
+                let RunnerFrame::Chunk(chunk) = frame else {
+                    unreachable!()
+                };
+                rows.extend(chunk.rows.iter().map(|row| row.get().len()));
+            }
+            Received::Frame(RunnerFrame::Done(done)) => break done.meta.unwrap(),
+            other => panic!("{other:?}"),
+        }
+    };
+    assert!(rows.len() == 4 && rows[3] > 4_000_000, "{rows:?}");
+    assert_eq!(meta.count, Some(4));
+    let (_, job) = request(&session, "query", json!({"where": {"id": 8}}));
+    session.send(job).await;
+    let (code, message) = session.error().await;
+    assert_eq!(code, "result_overflow");
+    assert!(message.contains("4193280 bytes"), "{message}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

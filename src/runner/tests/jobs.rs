@@ -90,6 +90,35 @@ async fn a_stream_stops_at_its_credit_and_goes_on_when_it_gets_more() {
 }
 
 #[tokio::test]
+async fn a_row_larger_than_a_frame_travels_in_parts_each_under_its_credit() {
+    let (gateway, _script, _runner) = runner(&[]).await;
+    let mut session = gateway.session().await;
+    let (id, job) = session.job("rows 1 2500000");
+    session.send(job).await;
+    session.accepted(id).await;
+    // The most that fits into a frame with its header; the window is 26 bytes larger.
+    let frame = (1 << 20) - 26;
+    let mut row = Vec::new();
+    for _ in 0..2 {
+        let part = session.rows().await;
+        assert!((part.payload.len(), part.more, part.rows) == (frame, true, 0));
+        row.extend_from_slice(&part.payload);
+    }
+    session.silence().await; // the second part has overdrawn the window
+    let bytes = u32::try_from(frame).unwrap();
+    session
+        .send(GatewayFrame::Credit { id, bytes }.json())
+        .await;
+    let last = session.rows().await;
+    assert!((last.more, last.rows) == (false, 1));
+    row.extend_from_slice(&last.payload);
+    assert_eq!(row.len(), 2_500_000);
+    assert!(serde_json::from_slice::<serde_json::Value>(&row).is_ok());
+    let meta = session.done().await;
+    assert_eq!((meta.count, meta.bytes), (Some(1), Some(2_500_000)));
+}
+
+#[tokio::test]
 async fn a_job_out_of_credit_does_not_stop_the_others() {
     let (gateway, _script, _runner) = runner(&[]).await;
     let mut session = gateway.session().await;

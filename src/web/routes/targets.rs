@@ -11,6 +11,7 @@ use serde_json::Map;
 use utoipa_actix_web::service_config::ServiceConfig;
 
 use super::sources::find;
+use crate::control::reply::Seams;
 use crate::control::{JobError, JobSpec, Reply, ReplyStream};
 use crate::ids::{RunnerId, SourceId};
 use crate::protocol::Encoding;
@@ -251,11 +252,11 @@ pub(super) async fn ask<T: DeserializeOwned>(
     let failed = |error: &JobError, stream: &ReplyStream| {
         job_error(error, stream.job_id(), Audience::Trusted)
     };
-    let mut rows = vec![b'['];
+    let (mut rows, mut seams) = (vec![b'['], Seams::default());
     loop {
         match stream.next().await {
             Some(Reply::Rows(batch)) => {
-                if rows.len() > 1 {
+                if seams.comma_before(&batch) {
                     rows.push(b',');
                 }
                 rows.extend_from_slice(&batch.payload);
@@ -265,7 +266,10 @@ pub(super) async fn ask<T: DeserializeOwned>(
                     return Err(failed(&error, &stream));
                 }
             }
-            Some(Reply::Restarted) => rows.truncate(1),
+            Some(Reply::Restarted) => {
+                rows.truncate(1);
+                seams = Seams::default();
+            }
             Some(Reply::End(Ok(_))) => break,
             Some(Reply::End(Err(error))) => return Err(failed(&error, &stream)),
             None => return Err(failed(&JobError::Internal, &stream)),

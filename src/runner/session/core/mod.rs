@@ -56,6 +56,7 @@ impl Agreement {
         let defaults = Limits {
             max_frame_bytes: MAX_FRAME_BYTES,
             window_bytes: DEFAULT_WINDOW_BYTES,
+            max_row_bytes: None,
         };
         if version == 1 {
             let (heartbeat, lost_after) = (HEARTBEAT_V1, LOST_AFTER_V1);

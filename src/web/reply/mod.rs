@@ -1,28 +1,47 @@
 //! From the steps of a job's reply to an HTTP response, without parsing a row.
 //!
 //! The status line is held back until the first MiB of rows or the end, so that a small result always gets
-//! a truthful status. Past that the response streams, and a failure in the middle aborts the connection
-//! (JSON) or ends with an error line (NDJSON): never a well-formed body that is short.
+//! a truthful status; whoever reads line by line (NDJSON) waits a moment after the first row at most. Past that the
+//! response streams, and a failure in the middle aborts the connection (JSON) or ends with an error line
+//! (NDJSON): never a well-formed body that is short.
+
+mod body;
+#[cfg(test)]
+mod tests;
 
 use std::collections::VecDeque;
+use std::time::Duration;
 
 use actix_web::HttpResponse;
-use actix_web::http::header::{self, HeaderValue};
+use actix_web::body::{BodyStream, BoxBody};
+use actix_web::http::header::{self, HeaderName, HeaderValue};
 use bytes::Bytes;
 use futures_util::stream;
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value};
+use tokio::time::{Instant, timeout_at};
 
+use self::body::{Joiner, Streaming};
 use super::error::ApiError;
 use super::job_error::{Audience, job_error};
 use super::request_id::RequestId;
+use crate::bridge::RowsPart;
 use crate::control::{Finished, JobError, Reply, ReplyStream};
 use crate::protocol::Encoding;
 
 /// The header that names the job of an answer.
 pub(super) const JOB_ID: &str = "x-semilayer-job-id";
 
+/// The header that says where the next page begins, if that is known before the body begins.
+pub(super) const NEXT_CURSOR: HeaderName = HeaderName::from_static("x-semilayer-next-cursor");
+
+/// The longest cursor that goes into a header: proxies have little room for all of them.
+const LONGEST_HEADER: usize = 2048;
+
 /// How many payload bytes are held back before the status line goes out.
 pub(super) const HOLD_BACK: usize = 1024 * 1024;
+
+/// How long a row that is read line by line is held back.
+const HOLD_ROWS: Duration = Duration::from_millis(250);
 
 /// Builds `meta` from how the job ended.
 pub(super) type Meta = Box<dyn FnOnce(&Finished) -> Result<Map<String, Value>, ApiError>>;
@@ -35,6 +54,8 @@ pub(super) struct Rendering {
     pub audience: Audience,
     /// Names the request in an error line.
     pub request_id: RequestId,
+    /// Whether an empty line goes out now and then while rows are waited for (NDJSON).
+    pub keep_alive: bool,
     /// What goes under `meta`.
     pub meta: Meta,
 }
@@ -60,7 +81,39 @@ pub(super) fn common_meta(finished: &Finished, job_id: &str) -> Map<String, Valu
     meta
 }
 
-/// Waits for the first MiB or the end, and answers.
+/// What came and was not sent yet.
+struct Held {
+    parts: VecDeque<RowsPart>,
+    size: usize,
+    /// When it is sent, whatever there is.
+    due: Option<Instant>,
+    encoding: Encoding,
+}
+
+impl Held {
+    fn new(encoding: Encoding) -> Self {
+        Self {
+            parts: VecDeque::new(),
+            size: 0,
+            due: None,
+            encoding,
+        }
+    }
+
+    fn push(&mut self, part: RowsPart) {
+        if self.encoding == Encoding::Ndjson {
+            self.due.get_or_insert_with(|| Instant::now() + HOLD_ROWS);
+        }
+        self.size += part.payload.len();
+        self.parts.push_back(part);
+    }
+
+    fn is_due(&self) -> bool {
+        self.size >= HOLD_BACK || self.due.is_some_and(|due| due <= Instant::now())
+    }
+}
+
+/// Waits for the end, or until what came is to be sent, and answers.
 ///
 /// # Errors
 ///
@@ -70,20 +123,21 @@ pub(super) async fn respond(
     rendering: Rendering,
 ) -> Result<HttpResponse, ApiError> {
     let job_id = reply.job_id();
-    let (mut held, mut size) = (VecDeque::new(), 0);
+    let mut held = Held::new(rendering.encoding);
     // What is held back was not sent: until the head goes out another attempt may take the place of this one.
-    while size < HOLD_BACK || !reply.commit() {
-        match reply.next().await {
-            Some(Reply::Rows(batch)) => {
-                size += batch.payload.len();
-                held.push_back(batch.payload);
-            }
-            Some(Reply::Restarted) => {
-                held.clear();
-                size = 0;
-            }
+    while !held.is_due() || !reply.commit() {
+        let step = match held.due {
+            Some(due) => match timeout_at(due, reply.next()).await {
+                Ok(step) => step,
+                Err(_elapsed) => continue,
+            },
+            None => reply.next().await,
+        };
+        match step {
+            Some(Reply::Rows(part)) => held.push(part),
+            Some(Reply::Restarted) => held = Held::new(rendering.encoding),
             Some(Reply::End(Ok(finished))) => {
-                return whole(held, &finished, rendering, job_id.to_string());
+                return whole(held.parts, &finished, rendering, job_id.to_string());
             }
             Some(Reply::End(Err(error))) => {
                 return Err(job_error(&error, job_id, rendering.audience));
@@ -91,7 +145,7 @@ pub(super) async fn respond(
             None => return Err(job_error(&JobError::Internal, job_id, rendering.audience)),
         }
     }
-    Ok(streamed(held, reply, rendering))
+    Ok(streamed(held.parts, reply, rendering))
 }
 
 fn head(encoding: Encoding, job_id: &str) -> HttpResponse {
@@ -108,7 +162,7 @@ fn head(encoding: Encoding, job_id: &str) -> HttpResponse {
 
 /// The whole result is here: one body of known length.
 fn whole(
-    held: VecDeque<Bytes>,
+    held: VecDeque<RowsPart>,
     finished: &Finished,
     rendering: Rendering,
     job_id: String,
@@ -120,132 +174,39 @@ fn whole(
 /// A page of rows that are all here.
 pub(super) fn page(
     encoding: Encoding,
-    rows: impl IntoIterator<Item = Bytes>,
+    rows: impl IntoIterator<Item = RowsPart>,
     finished: &Finished,
     meta: Map<String, Value>,
     job_id: &str,
 ) -> HttpResponse {
+    let mut head = head(encoding, job_id);
+    if let Some(cursor) = next_cursor(&meta).filter(|cursor| cursor.len() <= LONGEST_HEADER)
+        && let Ok(cursor) = HeaderValue::from_str(cursor)
+    {
+        head.headers_mut().insert(NEXT_CURSOR, cursor);
+    }
     let mut joiner = Joiner::new(encoding);
     let mut pieces: Vec<Bytes> = Vec::new();
-    for payload in rows {
-        pieces.extend(joiner.rows(payload));
+    for part in rows {
+        pieces.extend(joiner.rows(part));
     }
     pieces.push(joiner.end(finished, meta));
     let body = pieces.concat();
-    head(encoding, job_id).set_body(actix_web::body::BoxBody::new(body))
+    head.set_body(BoxBody::new(body))
 }
 
-/// Where a streamed response stands.
-struct Streaming {
-    ready: VecDeque<Bytes>,
-    held: VecDeque<Bytes>,
-    reply: ReplyStream,
-    joiner: Joiner,
-    rendering: Option<Rendering>,
+/// Where the page after this one begins, if there may be one.
+fn next_cursor(meta: &Map<String, Value>) -> Option<&str> {
+    meta.get("nextCursor").and_then(Value::as_str)
 }
 
-fn streamed(held: VecDeque<Bytes>, reply: ReplyStream, rendering: Rendering) -> HttpResponse {
+fn streamed(held: VecDeque<RowsPart>, reply: ReplyStream, rendering: Rendering) -> HttpResponse {
     let head = head(rendering.encoding, &reply.job_id().to_string());
-    let joiner = Joiner::new(rendering.encoding);
-    let state = Streaming {
-        ready: VecDeque::new(),
-        held,
-        reply,
-        joiner,
-        rendering: Some(rendering),
-    };
+    let state = Streaming::new(held, reply, rendering);
     let body = stream::unfold(state, |mut state| async move {
         state.next().await.map(|piece| (piece, state))
     });
-    head.set_body(actix_web::body::BoxBody::new(
-        actix_web::body::BodyStream::new(Box::pin(body)),
-    ))
-}
-
-impl Streaming {
-    async fn next(&mut self) -> Option<Result<Bytes, ApiError>> {
-        loop {
-            if let Some(piece) = self.ready.pop_front() {
-                return Some(Ok(piece));
-            }
-            self.rendering.as_ref()?;
-            let step = match self.held.pop_front() {
-                Some(payload) => {
-                    self.ready.extend(self.joiner.rows(payload));
-                    continue;
-                }
-                None => self.reply.next().await,
-            };
-            match step {
-                Some(Reply::Rows(batch)) => self.ready.extend(self.joiner.rows(batch.payload)),
-                Some(Reply::End(end)) => return self.end(end),
-                // After the commit nothing starts over.
-                Some(Reply::Restarted) | None => return self.end(Err(JobError::Internal)),
-            }
-        }
-    }
-
-    /// The last piece: the tail of a whole result, or the break of a broken one.
-    fn end(&mut self, end: Result<Finished, JobError>) -> Option<Result<Bytes, ApiError>> {
-        let rendering = self.rendering.take()?;
-        let (audience, id, encoding) =
-            (rendering.audience, rendering.request_id, rendering.encoding);
-        let tail = match end {
-            Ok(finished) => {
-                (rendering.meta)(&finished).map(|meta| self.joiner.end(&finished, meta))
-            }
-            Err(error) => {
-                Err(job_error(&error, self.reply.job_id(), audience).with("delivery", "partial"))
-            }
-        };
-        match tail {
-            Err(error) if encoding == Encoding::Ndjson => Some(Ok(line(&error.body(&id)))),
-            other => Some(other),
-        }
-    }
-}
-
-fn line(value: &Value) -> Bytes {
-    let mut line = value.to_string().into_bytes();
-    line.push(b'\n');
-    line.into()
-}
-
-/// Puts payloads together: with commas inside one document, or as they are.
-struct Joiner {
-    encoding: Encoding,
-    opened: bool,
-}
-
-impl Joiner {
-    fn new(encoding: Encoding) -> Self {
-        Self {
-            encoding,
-            opened: false,
-        }
-    }
-
-    fn rows(&mut self, payload: Bytes) -> impl Iterator<Item = Bytes> {
-        let before = match (self.encoding, std::mem::replace(&mut self.opened, true)) {
-            (Encoding::Ndjson, _) => None,
-            (_, false) => Some(Bytes::from_static(b"{\"rows\":[")),
-            (_, true) => Some(Bytes::from_static(b",")),
-        };
-        before.into_iter().chain([payload])
-    }
-
-    fn end(&mut self, finished: &Finished, meta: Map<String, Value>) -> Bytes {
-        if self.encoding == Encoding::Ndjson {
-            return Bytes::new();
-        }
-        let open = if self.opened { "" } else { "{\"rows\":[" };
-        let agg = finished
-            .agg
-            .as_ref()
-            .map(|agg| format!(",\"agg\":{}", json!(agg)))
-            .unwrap_or_default();
-        format!("{open}]{agg},\"meta\":{}}}", Value::Object(meta)).into()
-    }
+    head.set_body(BoxBody::new(BodyStream::new(Box::pin(body))))
 }
 
 /// The format that the `Accept` header asks for.
