@@ -15,6 +15,7 @@ use serde_json::{Map, Value};
 use super::request_id::{REQUEST_ID, RequestId};
 use crate::bridge::BridgeError;
 use crate::query::grammar::{GrammarCode, GrammarError};
+use crate::query::lens::Lens;
 use crate::storage::StoreError;
 
 /// How long a client should wait after a 503 that names no time of its own.
@@ -192,6 +193,22 @@ impl ApiError {
     pub fn with(mut self, key: &str, value: impl Into<Value>) -> Self {
         self.0.details.insert(key.to_owned(), value.into());
         self
+    }
+
+    /// Tells of a column under `where` by the name that the caller has for it.
+    #[must_use]
+    pub fn in_the_names_of(mut self, lens: &Lens) -> Self {
+        let path = self.0.details.get("path").and_then(Value::as_str);
+        let column = path.and_then(|path| path.strip_prefix("where."));
+        let field =
+            column.and_then(|column| lens.fields.iter().find(|field| field.column == column));
+        if let (Some(column), Some(field)) = (column, field) {
+            let (old, new) = (format!("`{column}`"), format!("`{}`", field.output));
+            self.0.message = self.0.message.replace(&old, &new).into();
+            self.with("path", format!("where.{}", field.output))
+        } else {
+            self
+        }
     }
 
     /// Tells the client when to come back.

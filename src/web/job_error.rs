@@ -119,6 +119,10 @@ fn source_error(error: &BridgeError, audience: Audience) -> ApiError {
         (Audience::Public, BridgeError::QueryFailed(_)) => {
             ApiError::new(Code::SourceQueryFailed, HIDDEN)
         }
+        // What else the column could hold is not for a browser either.
+        (Audience::Public, BridgeError::Invalid { path, .. }) => {
+            ApiError::invalid(path, "this cannot be compared with the field")
+        }
         _ => error.clone().into(),
     }
 }

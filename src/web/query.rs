@@ -125,7 +125,7 @@ pub(super) async fn query(
     let (lens, audience) = (admitted.lens.row.name.clone(), admitted.audience());
     let meta =
         Box::new(move |finished: &Finished| Ok(page_meta(&front, &plan, lens, finished, &job_id)));
-    reply::respond(
+    let answer = reply::respond(
         reply,
         reply::Rendering {
             encoding,
@@ -134,8 +134,9 @@ pub(super) async fn query(
             keep_alive: preferences.keep_alive,
             meta,
         },
-    )
-    .await
+    );
+    let answer = answer.await;
+    answer.map_err(|error| error.in_the_names_of(&admitted.lens.definition))
 }
 
 /// Counts the rows of a lens.
@@ -181,7 +182,8 @@ pub(super) async fn count(
     spec.wait = preferences.wait;
     let reply = front.gateway.dispatch(spec);
     let job_id = reply.job_id();
-    let finished = finish(reply, audience).await?;
+    let finished = finish(reply, audience).await;
+    let finished = finished.map_err(|error| error.in_the_names_of(&admitted.lens.definition))?;
     counted(lens, encoding, &finished, job_id, audience)
 }
 

@@ -35,7 +35,7 @@ const COLUMNS: &str = "WITH RECURSIVE target AS ( \
       SELECT b.type, m.amname FROM based b JOIN pg_catalog.pg_type t ON t.oid = b.base \
       JOIN pg_catalog.pg_opclass k ON k.opcdefault JOIN pg_catalog.pg_am m ON m.oid = k.opcmethod AND m.amname IN ('btree', 'hash') \
       WHERE k.opcintype = b.base OR (t.typtype = 'e' AND k.opcintype = 'anyenum'::regtype) OR (t.typtype = 'r' AND k.opcintype = 'anyrange'::regtype) \
-        OR (t.typtype = 'm' AND k.opcintype = to_regtype('anymultirange')) \
+        OR (t.typtype = 'm' AND k.opcintype = to_regtype('anymultirange')) OR (b.base = 'int2vector'::regtype AND k.opcintype = 'anyarray'::regtype) \
         OR k.opcintype IN (SELECT x.casttarget FROM pg_catalog.pg_cast x WHERE x.castsource = b.base AND x.castmethod = 'b' AND x.castcontext = 'i')), \
     able AS ( \
       SELECT u.type, m.amname FROM used u CROSS JOIN (VALUES ('btree'), ('hash')) AS m(amname) WHERE (u.type, m.amname) IN (SELECT type, amname FROM methods) \
@@ -205,6 +205,8 @@ fn read(ty: &Type) -> Read {
         // Without the currency sign, which is the locale's.
         &Type::MONEY => Read::Cast("numeric"),
         &Type::MONEY_ARRAY => Read::Cast("numeric[]"),
+        // One byte, of which one is no character: its text form knows how it is written.
+        &Type::CHAR => Read::Cast("text"),
         ty if Decoder::of(ty).is_some() => Read::Plain,
         // These two are arrays only to the catalogue.
         &Type::INT2_VECTOR | &Type::OID_VECTOR => Read::Cast("text"),

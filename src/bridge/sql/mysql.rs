@@ -158,7 +158,8 @@ fn text(by: &Column, op: Comparison, text: &str) -> Expr {
         let there =
             format!("(BINARY CONVERT(CONVERT(? USING {charset}) USING utf8mb4) = BINARY ?)");
         let there = Expr::cust_with_exprs(there, [Expr::val(text), Expr::val(text)]);
-        let equal = same.and(there);
+        // Unknown for null also where nothing can be equal.
+        let equal = same.and(there).or(never(by));
         return match op {
             Comparison::Eq => equal,
             _ => equal.not(),
@@ -365,6 +366,21 @@ pub(super) fn json_contains(by: &Column, value: &Value) -> Expr {
     Expr::cust_with_exprs("(JSON_CONTAINS(?, ?) = 1)", [column(&by.name), value])
 }
 
+/// The column in the form in which it is compared with later: a text of another character set byte by byte, since not
+/// all that is stored there survives a conversion.
+pub(super) fn key(by: &Column) -> Expr {
+    match foreign(by) {
+        Some(_) => Expr::cust_with_expr("HEX(?)", column(&by.name)),
+        None => ordered_by(by),
+    }
+}
+
+/// The character set and collation of a text that the connection's own may not hold.
+fn foreign(by: &Column) -> Option<(&str, &str)> {
+    let (charset, collation) = by.charset.as_ref()?;
+    (by.class == Class::Text && charset != "utf8mb4").then_some((charset, collation))
+}
+
 /// The column as the database orders by it.
 pub(super) fn ordered_by(by: &Column) -> Expr {
     match by.order {
@@ -382,6 +398,10 @@ pub(super) fn key_value(by: Option<&Column>, value: &KeyValue) -> Result<Expr, B
             _ => Err(stale()),
         };
     };
+    if let (Some((charset, collation)), KeyValue::Text(hex)) = (foreign(by), value) {
+        let template = format!("CONVERT(UNHEX(?) USING {charset}) COLLATE {collation}");
+        return Ok(Expr::cust_with_expr(template, Expr::val(text(hex)?)));
+    }
     Ok(match (&by.class, value) {
         (Class::Enum(labels) | Class::Set(labels), KeyValue::Text(shown)) => {
             // From a runner that knows no numbers.

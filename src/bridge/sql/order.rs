@@ -156,7 +156,7 @@ impl Builder<'_> {
         match (&term.by, self.dialect) {
             (By::RowDigest, _) => self.row_digest(),
             (By::Column(by), Dialect::Postgres) => postgres::key(by),
-            (By::Column(by), Dialect::MySql | Dialect::MariaDb) => mysql::ordered_by(by),
+            (By::Column(by), Dialect::MySql | Dialect::MariaDb) => mysql::key(by),
             (By::Column(by), Dialect::Sqlite) => column(&by.name),
         }
     }

@@ -105,7 +105,12 @@ fn values(by: &Column, value: &Value) -> Result<Vec<Param>, BridgeError> {
         )],
         Value::String(text) => {
             let mut values = vec![Param::Text(text.clone())];
-            values.extend(BASE64.decode(text).ok().map(Param::Bytes));
+            if let Ok(bytes) = BASE64.decode(text) {
+                // Text that is not in UTF-8 is shown like bytes.
+                let is_text = std::str::from_utf8(&bytes).is_ok();
+                values.extend((!is_text).then(|| Param::RawText(bytes.clone())));
+                values.push(Param::Bytes(bytes));
+            }
             if by.class != Class::Text {
                 values.extend(number_shown_as(text));
             }

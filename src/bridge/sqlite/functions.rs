@@ -7,6 +7,7 @@ use rusqlite::{Connection, Error, Result};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
+use crate::bridge::encode::{write_base64, write_f64, write_int, write_raw_json};
 use crate::query::filter::Pattern;
 use crate::query::like::Like;
 use crate::query::moment::Moment;
@@ -89,16 +90,17 @@ fn with_json(
     context: &Context<'_>,
     holds: impl FnOnce(&Value, &Value) -> bool,
 ) -> Result<Option<bool>> {
-    use base64::Engine as _;
-    let held = match context.get_raw(0) {
+    let mut shown = Vec::new();
+    match context.get_raw(0) {
         ValueRef::Null => return Ok(None),
-        ValueRef::Integer(number) => Value::from(number),
-        ValueRef::Real(number) => Value::from(number),
-        ValueRef::Blob(bytes) => {
-            Value::from(base64::engine::general_purpose::STANDARD.encode(bytes))
-        }
-        ValueRef::Text(text) => serde_json::from_slice(text)
-            .unwrap_or_else(|_| Value::from(String::from_utf8_lossy(text).into_owned())),
+        ValueRef::Integer(number) => write_int(&mut shown, number),
+        ValueRef::Real(number) => write_f64(&mut shown, number),
+        ValueRef::Blob(bytes) => write_base64(&mut shown, bytes),
+        ValueRef::Text(text) => write_raw_json(&mut shown, text),
+    }
+    // A document that is nested too deeply to be compared equals nothing.
+    let Ok(held) = serde_json::from_slice(&shown) else {
+        return Ok(Some(false));
     };
     let asked = context.get_or_create_aux(1, |asked| {
         let text = asked.as_str().map_err(|error| error.to_string())?;

@@ -3,6 +3,7 @@
 
 mod cancel;
 mod catalogue;
+mod every_type;
 mod filters;
 mod pooling;
 mod query;

@@ -116,6 +116,15 @@ impl TestDb {
         }
     }
 
+    /// Executes statements of MySQL beside the bridge; whether it took them.
+    pub(super) async fn try_run(&self, sql: &str) -> bool {
+        let url = with_database(&mysql_url(), &self.name);
+        let mut conn = mysql_async::Conn::from_url(url).await.unwrap();
+        let taken = conn.query_drop(sql).await.is_ok();
+        conn.disconnect().await.unwrap();
+        taken
+    }
+
     /// The first column of a statement executed beside the bridge, as texts.
     pub(super) async fn texts(&self, sql: &str) -> Vec<String> {
         match self.engine {

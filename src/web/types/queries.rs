@@ -63,6 +63,12 @@ pub struct QueryMeta {
     /// Where the next page begins; absent on the last one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub next_cursor: Option<String>,
+    /// Why no page can follow in this order, if none can.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub not_pageable: Option<String>,
+    /// What there is to know of the lens or its table.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<String>,
     /// The job that this was.
     pub job_id: JobId,
     /// The runner that executed it; absent: the gateway itself.
