@@ -8,4 +8,5 @@ mod pooling;
 mod query;
 mod security;
 mod support;
+mod unavailable;
 mod values;
