@@ -72,6 +72,18 @@ impl Config<'_> {
         })
     }
 
+    /// How many connections the source may have at once.
+    pub(super) fn max_connections(&self) -> Result<Option<usize>, BridgeError> {
+        let Some(connections) = self.whole("maxConnections")? else {
+            return Ok(None);
+        };
+        let connections = usize::try_from(connections).ok();
+        let connections = connections.filter(|connections| (1..=100).contains(connections));
+        connections
+            .map(Some)
+            .ok_or_else(|| wrong("maxConnections", "between 1 and 100"))
+    }
+
     fn first<'k>(&self, keys: &[&'k str]) -> Option<(&'k str, &Value)> {
         keys.iter()
             .find_map(|key| Some((*key, self.0.get(*key).filter(|value| !value.is_null())?)))

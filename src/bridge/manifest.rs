@@ -5,6 +5,7 @@ use serde::Serialize;
 use serde_json::{Map, Value};
 
 use super::BridgeError;
+use super::config::Config;
 use super::request::invalid;
 
 /// What the package name of a bridge starts with.
@@ -172,6 +173,7 @@ pub fn validate(bridge: &str, config: &Map<String, Value>) -> Result<(), BridgeE
     for (key, value) in config.iter().filter(|(_, value)| !value.is_null()) {
         manifest.check(key, value)?;
     }
+    Config(config).max_connections()?;
     let present =
         |key: &str| !matches!(config.get(key), None | Some(Value::Null)) && config[key] != "";
     if manifest.supports_url && URL_KEYS.iter().any(|key| present(key)) {
@@ -337,7 +339,7 @@ const CONNECTION_TIMEOUT: Field = Field {
     )
 };
 
-const POSTGRES_FIELDS: [Field; 8] = {
+const POSTGRES_FIELDS: [Field; 9] = {
     let [host, port, database, user, password] = server_fields(5432, "db.internal");
     [
         host,
@@ -348,10 +350,11 @@ const POSTGRES_FIELDS: [Field; 8] = {
         SSL,
         IP_FAMILY,
         CONNECTION_TIMEOUT,
+        MAX_CONNECTIONS,
     ]
 };
 
-const MYSQL_FIELDS: [Field; 8] = {
+const MYSQL_FIELDS: [Field; 9] = {
     let [host, port, database, user, password] = server_fields(3306, "db.internal");
     [
         host,
@@ -362,14 +365,25 @@ const MYSQL_FIELDS: [Field; 8] = {
         SSL,
         IP_FAMILY,
         CONNECTION_TIMEOUT,
+        MAX_CONNECTIONS,
     ]
 };
 
-const SQLITE_FIELDS: [Field; 1] = [Field {
-    placeholder: Some("/var/lib/app/data.db"),
-    hint: Some("A file on the machine that runs the query; it is opened read-only"),
-    ..field("path", "Path", FieldType::String, true)
-}];
+const MAX_CONNECTIONS: Field = Field {
+    default: Some(Default::Number(4)),
+    hint: Some("How many queries run at once from each runner, 1 to 100; others wait their turn"),
+    group: Group::Advanced,
+    ..field("maxConnections", "Connections", FieldType::Number, false)
+};
+
+const SQLITE_FIELDS: [Field; 2] = [
+    Field {
+        placeholder: Some("/var/lib/app/data.db"),
+        hint: Some("A file on the machine that runs the query; it is opened read-only"),
+        ..field("path", "Path", FieldType::String, true)
+    },
+    MAX_CONNECTIONS,
+];
 
 const MANIFESTS: &[Manifest] = &[
     Manifest {

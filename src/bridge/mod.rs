@@ -173,6 +173,9 @@ pub enum BridgeError {
     /// The database could not be reached, or did not let us in; its own words.
     #[error("{0}")]
     Unreachable(String),
+    /// The database cannot answer at the moment, which passes by itself; its own words.
+    #[error("{0}")]
+    Unavailable(String),
     /// The database rejected the statement; its own words.
     #[error("{0}")]
     QueryFailed(String),
@@ -216,6 +219,7 @@ impl BridgeError {
     pub fn code(&self) -> &'static str {
         match self {
             Self::Unreachable(_) => "SOURCE_UNREACHABLE",
+            Self::Unavailable(_) => "SOURCE_UNAVAILABLE",
             Self::QueryFailed(_) => "SOURCE_QUERY_FAILED",
             Self::Timeout => "QUERY_TIMEOUT",
             Self::Cancelled => "job_cancelled",

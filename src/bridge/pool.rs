@@ -20,6 +20,9 @@ use crate::query::operation::Operation;
 /// How long an answer waits for its cancellation to have reached the database.
 const ABORT_PATIENCE: Duration = Duration::from_secs(1);
 
+/// A query that still has no connection so shortly before its deadline is not begun.
+const NO_TIME_LEFT: Duration = Duration::from_millis(100);
+
 /// A database as the pool needs it.
 #[async_trait]
 pub(super) trait Database: Send + Sync + 'static {
@@ -131,12 +134,25 @@ impl<D: Database> Pool<D> {
         lock(&self.idle)
     }
 
-    async fn acquire(&self) -> Result<Lease<D>, BridgeError> {
-        let slots = Arc::clone(&self.slots);
-        let permit = slots.acquire_owned().await;
-        let permit = permit.or(Err(BridgeError::Unreachable(
-            "the connection pool was closed".into(),
-        )))?;
+    /// Waits for one of the source's connections to come free.
+    async fn permit(&self, execution: &Execution) -> Result<OwnedSemaphorePermit, BridgeError> {
+        // Early enough to say so before whoever asked gives up by itself.
+        let until = execution.deadline - NO_TIME_LEFT;
+        let size = self.limits.size;
+        tokio::select! {
+            biased;
+            () = execution.cancel.cancelled() => Err(BridgeError::Cancelled),
+            permit = Arc::clone(&self.slots).acquire_owned() => permit.or(Err(
+                BridgeError::Unreachable("the connection pool was closed".into()),
+            )),
+            () = tokio::time::sleep_until(until) => Err(BridgeError::Unavailable(format!(
+                "all {size} connections of the source were in use until the deadline, so the query never \
+                 began; `maxConnections` sets how many there are"
+            ))),
+        }
+    }
+
+    async fn acquire(&self, permit: OwnedSemaphorePermit) -> Result<Lease<D>, BridgeError> {
         let connection = loop {
             let Some((connection, _)) = self.idle().connections.pop() else {
                 break self.database.connect().await?;
@@ -170,7 +186,8 @@ impl<D: Database> Bridge for Pool<D> {
         });
         let job = Job { execution, tag };
         let mut rows = RowWriter::new(execution, self.limits.caps, sink);
-        let mut lease = within(execution, self.acquire()).await?;
+        let permit = self.permit(execution).await?;
+        let mut lease = within(execution, self.acquire(permit)).await?;
         let result = match &mut lease.inner {
             Some((connection, _)) => {
                 within(

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use sha2::{Digest, Sha256};
 
+use super::config::Config;
 use super::encode::Caps;
 use super::manifest::{self, Kind};
 use super::mysql::MySql;
@@ -26,7 +27,7 @@ pub type AddressCheck = Arc<dyn Fn(IpAddr) -> bool + Send + Sync>;
 pub struct BridgeOptions {
     /// Whether every statement starts with `/* semilayer <job>/<attempt> */`.
     pub tag_sql: bool,
-    /// How many connections a source may have.
+    /// How many connections a source may have that does not say so itself.
     pub pool_size: usize,
     /// How long a connection is kept without being used.
     pub idle_timeout: Duration,
@@ -135,7 +136,9 @@ impl Bridges {
     fn open(&self, kind: Kind, source: &Source) -> Result<Arc<dyn AnyPool>, BridgeError> {
         let options = &self.inner.options;
         let limits = PoolLimits {
-            size: options.pool_size.max(1),
+            size: Config(&source.config)
+                .max_connections()?
+                .unwrap_or(options.pool_size.max(1)),
             caps: Caps {
                 rows: options.max_rows,
                 bytes: options.max_bytes,

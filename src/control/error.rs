@@ -163,6 +163,7 @@ impl From<BridgeError> for JobError {
 pub fn from_runner(code: &str, message: String, path: Option<String>) -> JobError {
     match code {
         "SOURCE_UNREACHABLE" => JobError::Source(BridgeError::Unreachable(message)),
+        "SOURCE_UNAVAILABLE" => JobError::Source(BridgeError::Unavailable(message)),
         "QUERY_TIMEOUT" => JobError::Timeout,
         "job_cancelled" => JobError::Cancelled,
         "result_overflow" => JobError::ResultOverflow(message),

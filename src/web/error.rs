@@ -21,6 +21,9 @@ use crate::storage::StoreError;
 /// How long a client should wait after a 503 that names no time of its own.
 const RETRY_AFTER: Duration = Duration::from_secs(2);
 
+/// How long a client should wait for a database that cannot answer at the moment.
+const SOURCE_RETRY_AFTER: Duration = Duration::from_secs(1);
+
 /// All that a client learns of a fault of ours.
 const INTERNAL: &str = "something went wrong on our side; tell us the request id";
 
@@ -98,6 +101,8 @@ codes! {
     ResultOverflow = "result_overflow", BAD_GATEWAY;
     /// No runner that serves the source is online.
     NoRunnersOnline = "no_runners_online", SERVICE_UNAVAILABLE;
+    /// The database cannot answer at the moment: a lock, too many connections, a restart.
+    SourceUnavailable = "SOURCE_UNAVAILABLE", SERVICE_UNAVAILABLE;
     /// Every runner that serves the source is at its capacity.
     RunnersBusy = "runners_busy", SERVICE_UNAVAILABLE;
     /// The gateway's own store could not be reached.
@@ -158,6 +163,13 @@ impl ApiError {
         } else {
             error.with("path", path)
         }
+    }
+
+    /// The database cannot answer at the moment; all that is asked of it reads, so asking again does no harm.
+    pub fn source_unavailable(message: impl Into<Cow<'static, str>>) -> Self {
+        Self::new(Code::SourceUnavailable, message)
+            .retry_after(SOURCE_RETRY_AFTER)
+            .with("retryable", true)
     }
 
     /// There is no `kind` of that id or name, or it belongs to somebody else.
@@ -301,6 +313,7 @@ impl From<BridgeError> for ApiError {
         let message = error.to_string();
         match error {
             BridgeError::Unreachable(_) => Self::new(Code::SourceUnreachable, message),
+            BridgeError::Unavailable(_) => Self::source_unavailable(message),
             BridgeError::QueryFailed(_) => Self::new(Code::SourceQueryFailed, message),
             BridgeError::Timeout => Self::new(Code::QueryTimeout, message),
             BridgeError::Cancelled => Self::new(Code::JobCancelled, message),

@@ -69,6 +69,9 @@ pub fn recorded_error(job: &storage::Job, audience: Audience) -> ApiError {
     let known = job.error_code.as_deref().and_then(Code::parse);
     let api = match known {
         None | Some(Code::Internal) => ApiError::internal(anyhow::anyhow!("job {id} failed")),
+        Some(Code::SourceUnavailable) => {
+            ApiError::source_unavailable(recorded_message(job, audience))
+        }
         Some(code) => ApiError::new(code, recorded_message(job, audience)),
     };
     let api = match known {
@@ -92,6 +95,7 @@ pub fn recorded_message(job: &storage::Job, audience: Audience) -> String {
         code,
         Some(
             Code::SourceUnreachable
+                | Code::SourceUnavailable
                 | Code::SourceQueryFailed
                 | Code::UnsupportedOperator
                 | Code::UnsupportedKind
@@ -116,6 +120,7 @@ fn source_error(error: &BridgeError, audience: Audience) -> ApiError {
         (Audience::Public, BridgeError::Unreachable(_)) => {
             ApiError::new(Code::SourceUnreachable, HIDDEN)
         }
+        (Audience::Public, BridgeError::Unavailable(_)) => ApiError::source_unavailable(HIDDEN),
         (Audience::Public, BridgeError::QueryFailed(_)) => {
             ApiError::new(Code::SourceQueryFailed, HIDDEN)
         }

@@ -3,12 +3,12 @@
 use std::time::Duration;
 
 use mysql_async::prelude::Queryable as _;
-use mysql_async::{Conn, Error, Opts, OptsBuilder, SslOpts};
+use mysql_async::{Conn, Opts, OptsBuilder, SslOpts};
 use percent_encoding::percent_decode_str;
 use serde_json::{Map, Value};
 use url::Url;
 
-use super::Connection;
+use super::{Connection, failure};
 use crate::bridge::BridgeError;
 use crate::bridge::config::Config;
 use crate::bridge::dial::{self, Family, Verify};
@@ -96,7 +96,10 @@ impl Connector {
                 conn.query_first::<(u64, String), _>("SELECT CONNECTION_ID(), VERSION()")
                     .await
             };
-            let (id, version) = session.await.map_err(unreachable)?.unwrap_or_default();
+            let (id, version) = session
+                .await
+                .map_err(failure::of_connecting)?
+                .unwrap_or_default();
             let is_mariadb = version.to_ascii_lowercase().contains("mariadb");
             let dialect = if is_mariadb {
                 Dialect::MariaDb
@@ -118,7 +121,7 @@ impl Connector {
         let address =
             dial::resolve(&self.host, self.port, self.family, self.may_dial.as_ref()).await?;
         let options = Opts::from(self.options.clone().resolved_ips(Some(vec![address])));
-        Conn::new(options).await.map_err(unreachable)
+        Conn::new(options).await.map_err(failure::of_connecting)
     }
 
     /// Stops what another connection is doing.
@@ -126,7 +129,7 @@ impl Connector {
         let mut conn = self.open().await?;
         conn.query_drop(format!("KILL QUERY {id}"))
             .await
-            .map_err(unreachable)?;
+            .map_err(failure::of_connecting)?;
         // What was to be done is done.
         let _ = conn.disconnect().await;
         Ok(())
@@ -197,12 +200,4 @@ fn from_url(text: &str) -> Result<Settings, BridgeError> {
         });
     }
     Ok(settings)
-}
-
-fn unreachable(error: Error) -> BridgeError {
-    BridgeError::Unreachable(match error {
-        Error::Server(error) => error.message,
-        Error::Io(error) => error.to_string(),
-        other => other.to_string(),
-    })
 }

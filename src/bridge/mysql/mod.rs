@@ -6,6 +6,7 @@
 mod catalogue;
 mod connect;
 mod decode;
+mod failure;
 mod shape;
 
 use std::time::Duration;
@@ -294,26 +295,6 @@ fn params(statement: &Statement) -> Params {
     }
 }
 
-/// The codes of statements that were stopped: by a kill, and by the timeouts of MySQL and MariaDB.
-const STOPPED: [u16; 3] = [1317, 3024, 1969];
-/// The codes of a server that goes away: shutdown, connection killed.
-const GONE: [u16; 2] = [1053, 1927];
-
 fn failure(job: &Job<'_>, error: mysql_async::Error) -> BridgeError {
-    match error {
-        mysql_async::Error::Server(error) if STOPPED.contains(&error.code) && job.is_due() => {
-            BridgeError::Timeout
-        }
-        mysql_async::Error::Server(error) if GONE.contains(&error.code) => {
-            BridgeError::Unreachable(error.message)
-        }
-        mysql_async::Error::Server(error) => BridgeError::QueryFailed(error.message),
-        mysql_async::Error::Io(error) => {
-            BridgeError::Unreachable(format!("the connection to the database was lost: {error}"))
-        }
-        mysql_async::Error::Driver(mysql_async::DriverError::ConnectionClosed) => {
-            BridgeError::Unreachable("the connection to the database was lost".into())
-        }
-        other => BridgeError::QueryFailed(other.to_string()),
-    }
+    failure::of_statement(error, job.is_due())
 }

@@ -5,11 +5,10 @@ use std::time::Duration;
 
 use serde_json::{Map, Value};
 use tokio_postgres::config::{Host, SslMode};
-use tokio_postgres::error::DbError;
 use tokio_postgres::{CancelToken, Config as PgConfig, NoTls};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
-use super::Connection;
+use super::{Connection, failure};
 use crate::bridge::BridgeError;
 use crate::bridge::config::Config;
 use crate::bridge::dial::{self, Family, Verify};
@@ -74,12 +73,17 @@ impl Connector {
         let config = self.resolved().await?;
         let (client, task) = match &self.tls {
             Tls::None => {
-                let (client, connection) = config.connect(NoTls).await.map_err(unreachable)?;
+                let (client, connection) = config
+                    .connect(NoTls)
+                    .await
+                    .map_err(|error| failure::of_connecting(&error))?;
                 (client, tokio::spawn(drive(connection)))
             }
             Tls::Rustls(tls) => {
-                let (client, connection) =
-                    config.connect(tls.clone()).await.map_err(unreachable)?;
+                let (client, connection) = config
+                    .connect(tls.clone())
+                    .await
+                    .map_err(|error| failure::of_connecting(&error))?;
                 (client, tokio::spawn(drive(connection)))
             }
         };
@@ -93,7 +97,7 @@ impl Connector {
             .client
             .batch_execute(SESSION)
             .await
-            .map_err(unreachable)?;
+            .map_err(|error| failure::of_connecting(&error))?;
         Ok(connection)
     }
 
@@ -229,23 +233,4 @@ fn tls(pg: &mut PgConfig, sslmode: Option<&str>) -> Result<Tls, BridgeError> {
     };
     pg.ssl_mode(mode);
     Ok(Tls::Rustls(MakeRustlsConnect::new(dial::tls(verify)?)))
-}
-
-/// The database's own words, with what it says beside.
-pub(super) fn database_message(error: &DbError) -> String {
-    let mut message = error.message().to_owned();
-    for more in [error.detail(), error.hint()].into_iter().flatten() {
-        message.push_str(&format!(" ({more})"));
-    }
-    message
-}
-
-fn unreachable(error: tokio_postgres::Error) -> BridgeError {
-    BridgeError::Unreachable(
-        match (error.as_db_error(), std::error::Error::source(&error)) {
-            (Some(database), _) => database_message(database),
-            (None, Some(cause)) => format!("{error}: {cause}"),
-            (None, None) => error.to_string(),
-        },
-    )
 }

@@ -8,6 +8,7 @@ mod catalogue;
 mod characters;
 mod connect;
 mod decode;
+mod failure;
 mod shape;
 
 use std::error::Error as _;
@@ -396,17 +397,7 @@ impl Session<'_> {
             Some(database) if *database.code() == SqlState::QUERY_CANCELED && self.job.is_due() => {
                 BridgeError::Timeout
             }
-            Some(database) => {
-                let lost = ["08", "57P"]
-                    .iter()
-                    .any(|class| database.code().code().starts_with(class));
-                let message = connect::database_message(database);
-                if lost {
-                    BridgeError::Unreachable(message)
-                } else {
-                    BridgeError::QueryFailed(message)
-                }
-            }
+            Some(database) => failure::of_statement(database),
             None if error.is_closed() => {
                 BridgeError::Unreachable("the connection to the database was lost".into())
             }

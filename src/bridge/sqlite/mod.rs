@@ -3,6 +3,7 @@
 //! The file is opened read-only. What is cancelled is interrupted: a flag that SQLite asks for every few
 //! thousand steps, so that there is no moment at which an interrupt could be missed.
 
+mod failure;
 mod functions;
 mod shape;
 mod work;
@@ -165,9 +166,7 @@ fn open(path: &Path) -> Result<Connection, BridgeError> {
             path.display()
         )));
     }
-    let unreachable = |error: rusqlite::Error| {
-        BridgeError::Unreachable(format!("{}: {}", path.display(), work::message(&error)))
-    };
+    let unreachable = |error: rusqlite::Error| failure::of_opening(path, &error);
     let db = Db::open_with_flags(
         path,
         OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX,

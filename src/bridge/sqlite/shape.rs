@@ -3,7 +3,8 @@
 
 use rusqlite::Connection as Db;
 
-use super::work::{Answer, Work, failure};
+use super::failure::of_statement as failure;
+use super::work::{Answer, Work};
 use crate::bridge::BridgeError;
 use crate::bridge::catalogue::{ColumnInfo, IndexInfo, add_index_column};
 use crate::bridge::request::{Table, Target};

@@ -5,9 +5,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use rusqlite::types::{ToSqlOutput, ValueRef};
-use rusqlite::{Connection as Db, ErrorCode, Params, Row, params_from_iter};
+use rusqlite::{Connection as Db, Params, Row, params_from_iter};
 use tokio::sync::mpsc;
 
+use super::failure::of_statement as failure;
 use crate::bridge::catalogue::{ColumnInfo, IndexInfo, Listed};
 use crate::bridge::encode::{
     Caps, RowEncoder, write_base64, write_f64, write_int, write_plain, write_raw_json, write_text,
@@ -278,27 +279,5 @@ impl Declared {
             (ValueRef::Text(text), _) => write_text(out, text),
             (ValueRef::Blob(bytes), _) => write_base64(out, bytes),
         }
-    }
-}
-
-/// SQLite's own words.
-pub(super) fn message(error: &rusqlite::Error) -> String {
-    match error {
-        rusqlite::Error::SqliteFailure(_, Some(message)) => message.clone(),
-        rusqlite::Error::SqlInputError { msg, .. } => msg.clone(),
-        other => other.to_string(),
-    }
-}
-
-pub(super) fn failure(error: rusqlite::Error) -> BridgeError {
-    match error.sqlite_error_code() {
-        Some(ErrorCode::OperationInterrupted) => BridgeError::Cancelled,
-        Some(
-            ErrorCode::CannotOpen
-            | ErrorCode::NotADatabase
-            | ErrorCode::SystemIoFailure
-            | ErrorCode::DatabaseBusy,
-        ) => BridgeError::Unreachable(message(&error)),
-        _ => BridgeError::QueryFailed(message(&error)),
     }
 }

@@ -9,4 +9,5 @@ mod pooling;
 mod query;
 mod security;
 mod support;
+mod unavailable;
 mod values;

@@ -196,7 +196,7 @@ impl Drop for TestDb {
     }
 }
 
-async fn postgres_client(url: &str) -> tokio_postgres::Client {
+pub(super) async fn postgres_client(url: &str) -> tokio_postgres::Client {
     let connected = tokio_postgres::connect(url, tokio_postgres::NoTls).await;
     let (client, connection) =
         connected.expect("these tests need a PostgreSQL server, see SEMILAYER_TEST_POSTGRES");

@@ -1,5 +1,6 @@
 //! What becomes of a detached job when an attempt at it is over: a table.
 
+use crate::bridge::BridgeError;
 use crate::control::error::{Delivery, JobError};
 use crate::domain::job::MAX_ATTEMPTS;
 
@@ -10,8 +11,8 @@ pub(super) enum Verdict {
     Release,
     /// It was not sent, but the store may say that it was.
     Recover,
-    /// It was certainly not executed, though the store says that it was sent: its runner refused it. Somebody
-    /// else is to have it, after a while.
+    /// It was certainly not executed, though the store says that it was sent: its runner refused it, or its
+    /// database could not answer. It is to be tried again, after a while.
     Refused,
     /// It may have been executed in part; all that it does is read, so it is tried once more.
     Retry,
@@ -32,6 +33,7 @@ pub(super) fn verdict(error: &JobError, attempt: u32) -> Verdict {
             delivery: Delivery::NotDelivered,
             ..
         } => Verdict::Refused,
+        JobError::Source(BridgeError::Unavailable(_)) if may_try_again(attempt) => Verdict::Refused,
         JobError::RunnerFailed { .. } if may_try_again(attempt) => Verdict::Retry,
         JobError::ClaimLost => Verdict::Leave,
         JobError::RunnerFailed { .. }
@@ -54,7 +56,6 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::bridge::BridgeError;
 
     #[test]
     fn only_a_lost_runner_is_worth_another_attempt_and_only_nobody_s_job_is_given_back() {
@@ -67,6 +68,7 @@ mod tests {
             message: String::new(),
             delivery: Delivery::NotDelivered,
         };
+        let unavailable = JobError::Source(BridgeError::Unavailable(String::new()));
         let offline = JobError::NoRunnersOnline {
             reason: String::new(),
             retry_after,
@@ -82,6 +84,8 @@ mod tests {
             (lost.clone(), 3, Verdict::End),
             (lost, u32::MAX, Verdict::End),
             (JobError::ClaimLost, 1, Verdict::Leave),
+            (unavailable.clone(), 1, Verdict::Refused),
+            (unavailable, 3, Verdict::End),
             (
                 JobError::Source(BridgeError::QueryFailed(String::new())),
                 1,

@@ -213,6 +213,7 @@ enum WireError {
     RunnersBusy { retry_after_ms: u64 },
     RunnerFailed { message: String, delivery: Delivery },
     Unreachable { message: String },
+    Unavailable { message: String },
     QueryFailed { message: String },
     UnsupportedOperator { operator: String, bridge: String },
     UnsupportedKind { kind: String, bridge: String },
@@ -262,6 +263,7 @@ impl WireError {
     fn of_source(error: BridgeError) -> Self {
         match error {
             BridgeError::Unreachable(message) => Self::Unreachable { message },
+            BridgeError::Unavailable(message) => Self::Unavailable { message },
             BridgeError::QueryFailed(message) => Self::QueryFailed { message },
             BridgeError::Timeout => Self::Timeout,
             BridgeError::Cancelled => Self::Cancelled,
@@ -293,6 +295,7 @@ impl From<WireError> for JobError {
                 Self::RunnerFailed { message, delivery }
             }
             WireError::Unreachable { message } => Self::Source(BridgeError::Unreachable(message)),
+            WireError::Unavailable { message } => Self::Source(BridgeError::Unavailable(message)),
             WireError::QueryFailed { message } => Self::Source(BridgeError::QueryFailed(message)),
             WireError::UnsupportedOperator { operator, bridge } => {
                 Self::Source(BridgeError::UnsupportedOperator { operator, bridge })
@@ -413,6 +416,7 @@ mod tests {
                 delivery: Delivery::Started,
             },
             JobError::Source(BridgeError::Unreachable(text())),
+            JobError::Source(BridgeError::Unavailable(text())),
             JobError::Source(BridgeError::QueryFailed(text())),
             JobError::Source(BridgeError::UnsupportedOperator {
                 operator: "$x".into(),
