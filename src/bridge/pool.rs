@@ -5,6 +5,7 @@
 //! it is aborted: stopped at the database, then closed. So a late cancel can hit nobody else.
 
 use std::future::Future;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -17,6 +18,10 @@ use super::request::Request;
 use super::{Bridge, BridgeError, Execution, Outcome, RowSink};
 use crate::query::operation::Operation;
 
+/// A connection that was used this recently is taken for alive; if it is not, the execution finds out.
+const TRUSTED: Duration = Duration::from_secs(10);
+/// How long one that was not has to answer.
+const PING_PATIENCE: Duration = Duration::from_secs(2);
 /// How long an answer waits for its cancellation to have reached the database.
 const ABORT_PATIENCE: Duration = Duration::from_secs(1);
 
@@ -38,6 +43,9 @@ pub(super) trait Database: Send + Sync + 'static {
     /// Whether the connection is alive and at rest.
     fn at_rest(&self, connection: &Self::Connection) -> bool;
 
+    /// Whether the other end still answers.
+    async fn ping(&self, connection: &mut Self::Connection) -> bool;
+
     /// Executes one request.
     async fn run(
         &self,
@@ -55,6 +63,8 @@ pub(super) trait Database: Send + Sync + 'static {
 pub(super) struct Job<'a> {
     pub(super) execution: &'a Execution,
     tag: Option<String>,
+    /// Whether the database has answered to anything of this execution.
+    began: AtomicBool,
 }
 
 impl Job<'_> {
@@ -63,6 +73,11 @@ impl Job<'_> {
         self.tag
             .as_ref()
             .map_or_else(|| sql.to_owned(), |tag| format!("{tag}{sql}"))
+    }
+
+    /// Says that the database has answered: from now on the statement may have run.
+    pub(super) fn begins(&self) {
+        self.began.store(true, Ordering::Relaxed);
     }
 
     /// How long the statement may still take, in milliseconds, at least one.
@@ -152,20 +167,66 @@ impl<D: Database> Pool<D> {
         }
     }
 
-    async fn acquire(&self, permit: OwnedSemaphorePermit) -> Result<Lease<D>, BridgeError> {
-        let connection = loop {
-            let Some((connection, _)) = self.idle().connections.pop() else {
-                break self.database.connect().await?;
+    /// A connection of the pool, or a new one; whether it is one of the pool.
+    async fn acquire(&self, permit: OwnedSemaphorePermit) -> Result<(Lease<D>, bool), BridgeError> {
+        let pooled = loop {
+            let Some((mut connection, since)) = self.idle().connections.pop() else {
+                break None;
             };
-            if self.database.at_rest(&connection) {
-                break connection;
+            if self.database.at_rest(&connection) && self.answers(&mut connection, since).await {
+                break Some(connection);
             }
         };
-        Ok(Lease {
+        let is_pooled = pooled.is_some();
+        let connection = match pooled {
+            Some(connection) => connection,
+            None => self.database.connect().await?,
+        };
+        Ok((self.lease(connection, permit), is_pooled))
+    }
+
+    /// Whether a connection that nobody used for long is still one: what is between may have forgotten it.
+    async fn answers(&self, connection: &mut D::Connection, since: Instant) -> bool {
+        if since.elapsed() < TRUSTED {
+            return true;
+        }
+        let ping = tokio::time::timeout(PING_PATIENCE, self.database.ping(connection));
+        ping.await.unwrap_or(false)
+    }
+
+    fn lease(&self, connection: D::Connection, permit: OwnedSemaphorePermit) -> Lease<D> {
+        Lease {
             database: Arc::clone(&self.database),
             idle: Arc::clone(&self.idle),
             inner: Some((connection, permit)),
-        })
+        }
+    }
+
+    async fn run(
+        &self,
+        lease: &mut Lease<D>,
+        request: &Request,
+        job: &Job<'_>,
+        rows: &mut RowWriter<'_>,
+    ) -> Result<Outcome, BridgeError> {
+        match &mut lease.inner {
+            Some((connection, _)) => {
+                let run = self.database.run(connection, request, job, rows);
+                within(job.execution, run).await
+            }
+            None => Err(BridgeError::Unreachable("the connection is gone".into())),
+        }
+    }
+
+    /// Whether an execution found nothing but a dead connection in the pool: nothing of it was answered, so nothing of
+    /// it ran, and it may run on a new one.
+    fn found_dead(is_pooled: bool, job: &Job<'_>, result: &Result<Outcome, BridgeError>) -> bool {
+        is_pooled
+            && !job.began.load(Ordering::Relaxed)
+            && matches!(
+                result,
+                Err(BridgeError::Unreachable(_) | BridgeError::Unavailable(_))
+            )
     }
 }
 
@@ -184,20 +245,24 @@ impl<D: Database> Bridge for Pool<D> {
                 execution.job_id, execution.attempt
             )
         });
-        let job = Job { execution, tag };
+        let job = Job {
+            execution,
+            tag,
+            began: AtomicBool::new(false),
+        };
         let mut rows = RowWriter::new(execution, self.limits.caps, sink);
         let permit = self.permit(execution).await?;
-        let mut lease = within(execution, self.acquire(permit)).await?;
-        let result = match &mut lease.inner {
-            Some((connection, _)) => {
-                within(
-                    execution,
-                    self.database.run(connection, &request, &job, &mut rows),
-                )
-                .await
-            }
-            None => Err(BridgeError::Unreachable("the connection is gone".into())),
-        };
+        let (mut lease, is_pooled) = within(execution, self.acquire(permit)).await?;
+        let mut result = self.run(&mut lease, &request, &job, &mut rows).await;
+        if Self::found_dead(is_pooled, &job, &result) {
+            // Whatever ended this one has ended the others.
+            self.idle().connections.clear();
+            lease.end().await;
+            let permit = self.permit(execution).await?;
+            let fresh = within(execution, self.database.connect()).await?;
+            lease = self.lease(fresh, permit);
+            result = self.run(&mut lease, &request, &job, &mut rows).await;
+        }
         lease.end().await;
         result
     }

@@ -93,11 +93,8 @@ impl Session<'_> {
         sql: &str,
         params: Params,
     ) -> Result<Vec<T>, BridgeError> {
-        let rows = self
-            .connection
-            .conn
-            .exec(self.job.tagged(sql), params)
-            .await;
+        let sql = self.limited(sql);
+        let rows = self.connection.conn.exec(sql, params).await;
         rows.map_err(|error| failure(self.job, error))
     }
 }

@@ -16,9 +16,9 @@ use crate::bridge::registry::AddressCheck;
 use crate::bridge::request::invalid;
 use crate::bridge::sql::Dialect;
 
-/// What every session is told before its first statement. The mode makes `\` the escape in patterns
-/// whatever the server's setting.
-const SESSION: &str = "SET SESSION TRANSACTION READ ONLY; SET NAMES utf8mb4, SESSION time_zone = '+00:00', \
+/// What every session is told before its first statement; resetting the connection, as pools of others do, undoes it.
+/// The mode makes `\` the escape in patterns whatever the server's setting, and takes zero dates for dates.
+const SESSION: &str = "SET NAMES utf8mb4, SESSION time_zone = '+00:00', \
     SESSION sql_mode = 'STRICT_TRANS_TABLES,NO_ENGINE_SUBSTITUTION'";
 
 /// Opens connections to one database.

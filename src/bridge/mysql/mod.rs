@@ -29,6 +29,11 @@ use super::sql::{Builder, Class, Dialect, Param, Prepared, Shape, Statement};
 use super::{BridgeError, Outcome};
 use crate::query::filter::Filter;
 
+/// What begins the transaction of an execution.
+const BEGIN: &str = "START TRANSACTION WITH CONSISTENT SNAPSHOT, READ ONLY";
+/// How many bytes of a value count when rows are ordered by it. The server's own limit may be a few, and rows that are
+/// alike so far would come in any order; `LONG_TEXT` in the dialect's SQL keeps within this one.
+const MAX_SORT_LENGTH: u32 = 65_535;
 /// How long a kill may take to get through.
 const KILL_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -76,6 +81,10 @@ impl Database for MySql {
         connection.at_rest && !connection.conn.is_disconnected()
     }
 
+    async fn ping(&self, connection: &mut Connection) -> bool {
+        connection.conn.ping().await.is_ok()
+    }
+
     async fn run(
         &self,
         connection: &mut Connection,
@@ -84,23 +93,13 @@ impl Database for MySql {
         rows: &mut RowWriter<'_>,
     ) -> Result<Outcome, BridgeError> {
         connection.at_rest = false;
-        let milliseconds = job.remaining_ms();
-        let timeout = match connection.dialect {
-            Dialect::MariaDb => format!(
-                "max_statement_time = {}.{:03}",
-                milliseconds / 1000,
-                milliseconds % 1000
-            ),
-            _ => format!("max_execution_time = {milliseconds}"),
-        };
-        let begin =
-            format!("SET SESSION {timeout}; START TRANSACTION WITH CONSISTENT SNAPSHOT, READ ONLY");
         let mut session = Session {
             connection,
             job,
             shapes: &self.shapes,
         };
-        session.simple(&begin).await?;
+        session.simple(BEGIN).await?;
+        job.begins();
         let result = session.request(request, rows).await;
         let stopped_early = matches!(
             &result,
@@ -223,11 +222,8 @@ impl Session<'_> {
     ) -> Result<(), BridgeError> {
         let job = self.job;
         let params = params(&query.statement);
-        let result = self
-            .connection
-            .conn
-            .exec_iter(job.tagged(&query.statement.sql), params)
-            .await;
+        let sql = self.limited(&query.statement.sql);
+        let result = self.connection.conn.exec_iter(sql, params).await;
         let mut result = result.map_err(|error| failure(job, error))?;
         let is_json = |i: usize| {
             let column = query.written.get(i).and_then(|name| shape.column(name));
@@ -261,7 +257,7 @@ impl Session<'_> {
 
     /// The one number that a statement answers.
     async fn number(&mut self, statement: &Statement) -> Result<u64, BridgeError> {
-        let sql = self.job.tagged(&statement.sql);
+        let sql = self.limited(&statement.sql);
         let number = self
             .connection
             .conn
@@ -270,6 +266,25 @@ impl Session<'_> {
         let number: Option<u64> = number.map_err(|error| failure(self.job, error))?;
         number
             .ok_or_else(|| BridgeError::QueryFailed("the database answered without a value".into()))
+    }
+
+    /// The statement with its settings, which are its own: a pooler may hand the session to somebody else afterwards.
+    /// The time is in whole seconds, so that the text is the same again and again and is prepared once.
+    fn limited(&self, select: &str) -> String {
+        let seconds = self.job.remaining_ms().div_ceil(1000);
+        self.job.tagged(&match self.connection.dialect {
+            Dialect::MariaDb => format!(
+                "SET STATEMENT max_statement_time = {seconds}, max_sort_length = {MAX_SORT_LENGTH} FOR {select}"
+            ),
+            _ => select.replacen(
+                "SELECT",
+                &format!(
+                    "SELECT /*+ MAX_EXECUTION_TIME({}) SET_VAR(max_sort_length = {MAX_SORT_LENGTH}) */",
+                    seconds * 1000
+                ),
+                1,
+            ),
+        })
     }
 
     async fn simple(&mut self, sql: &str) -> Result<(), BridgeError> {

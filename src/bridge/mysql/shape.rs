@@ -12,7 +12,8 @@ use crate::bridge::sql::{Class, Column, Dialect, Order, Read, Shape};
 
 const COLUMNS: &str = "SELECT CONVERT(table_name USING utf8mb4), CONVERT(column_name USING utf8mb4), \
     CONVERT(data_type USING utf8mb4), CONVERT(column_type USING utf8mb4), is_nullable = 'YES', \
-    CONVERT(COALESCE(character_set_name, '') USING utf8mb4), CONVERT(COALESCE(collation_name, '') USING utf8mb4) \
+    CONVERT(COALESCE(character_set_name, '') USING utf8mb4), CONVERT(COALESCE(collation_name, '') USING utf8mb4), \
+    COALESCE(character_maximum_length, 0) > 8000 \
     FROM information_schema.columns WHERE table_schema = COALESCE(?, DATABASE()) AND table_name = ? \
     AND privileges LIKE '%select%' ORDER BY ordinal_position";
 
@@ -35,9 +36,10 @@ pub(super) struct Declared {
     pub(super) nullable: bool,
     charset: String,
     collation: String,
+    is_long: bool,
 }
 
-type DeclaredRow = (String, String, String, String, bool, String, String);
+type DeclaredRow = (String, String, String, String, bool, String, String, bool);
 
 impl Session<'_> {
     /// The columns of a table that this user may read.
@@ -132,7 +134,7 @@ pub(super) fn key(table: &Table) -> Params {
 
 impl Declared {
     fn of(row: DeclaredRow) -> Self {
-        let (table, name, data_type, type_name, nullable, charset, collation) = row;
+        let (table, name, data_type, type_name, nullable, charset, collation, is_long) = row;
         Self {
             table,
             name,
@@ -141,6 +143,7 @@ impl Declared {
             nullable,
             charset,
             collation,
+            is_long,
         }
     }
 }
@@ -179,6 +182,7 @@ fn column(declared: &Declared) -> Column {
         nullable: declared.nullable,
         read,
         order,
+        is_long: declared.is_long,
         has_equality: !spatial,
         type_name: declared.data_type.clone(),
         charset: (!declared.charset.is_empty())

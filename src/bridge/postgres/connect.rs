@@ -15,10 +15,6 @@ use crate::bridge::dial::{self, Family, Verify};
 use crate::bridge::registry::AddressCheck;
 use crate::bridge::request::invalid;
 
-/// What every session is told before its first statement; the formats make text of what is read as text.
-const SESSION: &str = "SET default_transaction_read_only = on; SET TIME ZONE 'UTC'; SET DateStyle = 'ISO, YMD'; \
-    SET IntervalStyle = 'iso_8601'; SET extra_float_digits = 1; SET bytea_output = 'hex'";
-
 /// The TLS of a connection.
 #[derive(Clone)]
 pub(super) enum Tls {
@@ -87,18 +83,13 @@ impl Connector {
                 (client, tokio::spawn(drive(connection)))
             }
         };
-        let connection = Connection {
+        // The session is told nothing: a pooler may hand it to somebody else after any transaction.
+        Ok(Connection {
             client,
             tls: self.tls.clone(),
             task,
             at_rest: true,
-        };
-        connection
-            .client
-            .batch_execute(SESSION)
-            .await
-            .map_err(|error| failure::of_connecting(&error))?;
-        Ok(connection)
+        })
     }
 
     /// The configuration with the address to dial; the host's name stays, for TLS.

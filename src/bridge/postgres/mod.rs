@@ -1,6 +1,8 @@
 //! PostgreSQL, by tokio-postgres.
 //!
-//! An execution is one read-only transaction with a statement timeout of what is left of the deadline.
+//! An execution is one read-only transaction with a statement timeout of what is left of the deadline. A pooler may
+//! give each transaction another server connection and hand it to the customer's own application afterwards, so
+//! every setting is the transaction's own, and no statement has a name.
 //! Values go out as text, so that the column's own type reads them; rows come back in binary and are
 //! decoded by `decode.rs`, except for columns of types that it does not know, which are read as text.
 
@@ -92,6 +94,10 @@ impl Database for Postgres {
         connection.at_rest && !connection.client.is_closed()
     }
 
+    async fn ping(&self, connection: &mut Connection) -> bool {
+        connection.client.batch_execute("").await.is_ok()
+    }
+
     async fn run(
         &self,
         connection: &mut Connection,
@@ -108,8 +114,14 @@ impl Database for Postgres {
         };
         // Sent together: the server answers in order.
         let begin = job.tagged(&begin(job));
-        let (begun, result) =
-            tokio::join!(biased; session.simple(&begin), session.request(request, rows));
+        let begun = async {
+            let begun = session.simple(&begin).await;
+            if begun.is_ok() {
+                job.begins();
+            }
+            begun
+        };
+        let (begun, result) = tokio::join!(biased; begun, session.request(request, rows));
         let stopped_early = matches!(
             &result,
             Err(BridgeError::Cancelled | BridgeError::ResultOverflow(_))
@@ -118,7 +130,7 @@ impl Database for Postgres {
         {
             connection.at_rest = true;
         }
-        begun.and(result)
+        begun.map_err(of_pooler).and(result)
     }
 
     async fn abort(&self, connection: Connection) {
@@ -136,12 +148,46 @@ impl Database for Postgres {
     }
 }
 
-/// What begins the transaction of an execution.
+/// A pooler that gives each statement another connection can serve no transaction, and says so in words only.
+fn of_pooler(error: BridgeError) -> BridgeError {
+    if error.to_string().contains("statement pooling mode") {
+        return BridgeError::Unreachable(
+            "a pooler in statement mode is in front of this database: reads need a transaction of their own, so give this \
+             source session or transaction pooling"
+                .into(),
+        );
+    }
+    error
+}
+
+/// The settings of a transaction: the formats make text of what is read as text, the others keep the usual meaning of
+/// what is asked on a server, a database or a role with settings of its own.
+const SETTINGS: [(&str, &str); 12] = [
+    ("TimeZone", "'UTC'"),
+    ("DateStyle", "'ISO, YMD'"),
+    ("IntervalStyle", "'iso_8601'"),
+    ("extra_float_digits", "1"),
+    ("bytea_output", "'hex'"),
+    ("xmlbinary", "'base64'"),
+    ("xmloption", "'content'"),
+    ("standard_conforming_strings", "on"),
+    ("transform_null_equals", "off"),
+    ("array_nulls", "on"),
+    ("quote_all_identifiers", "off"),
+    // Any other limit answers with some of the rows that an index has.
+    ("gin_fuzzy_search_limit", "0"),
+];
+
+/// What begins the transaction of an execution. Nothing of it is left when the transaction ends.
 fn begin(job: &Job<'_>) -> String {
-    format!(
+    let mut sql = format!(
         "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET LOCAL statement_timeout = {}",
         job.remaining_ms()
-    )
+    );
+    for (name, value) in SETTINGS {
+        sql.push_str(&format!("; SET LOCAL {name} = {value}"));
+    }
+    sql
 }
 
 /// What a failure says of the values of a statement.

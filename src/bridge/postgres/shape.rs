@@ -169,15 +169,16 @@ impl Session<'_> {
             nullable: self.get(row, 8)?,
             order: match (ordered, &known, &send) {
                 (false, ..) => Order::None,
-                // Without a binary form there is nothing to compare with.
+                // Without a binary form there is nothing to compare with, and a row of nulls is null in a comparison only.
                 (true, None, None) => Order::Unspoken,
+                _ if kind == "c" => Order::Unspoken,
                 (true, ..) => Order::Value,
             },
             has_equality: equality,
             type_name,
             send: send.filter(|_| known.is_none()),
             is_loose: self.get(row, 14)?,
-            charset: None,
+            ..Column::unknown("")
         };
         let declared = self.get(row, 7)?;
         Ok(Some(Found { column, declared }))

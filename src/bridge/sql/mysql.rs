@@ -21,6 +21,8 @@ const DECIMAL_DIGITS: u64 = 65;
 const DECIMAL_SCALE: u32 = 30;
 /// The digits of the largest integer, which is unsigned.
 const INTEGER_DIGITS: u64 = 20;
+/// How many characters of a long text rows are ordered by.
+const LONG_TEXT: u32 = 8_000;
 /// The most values that are bound one by one, of 65,535 places that a statement has.
 const MAX_PLACES: usize = 5_000;
 
@@ -370,7 +372,7 @@ pub(super) fn json_contains(by: &Column, value: &Value) -> Expr {
 /// all that is stored there survives a conversion.
 pub(super) fn key(by: &Column) -> Expr {
     match foreign(by) {
-        Some(_) => Expr::cust_with_expr("HEX(?)", column(&by.name)),
+        Some(_) => Expr::cust_with_expr("HEX(?)", ordered_by(by)),
         None => ordered_by(by),
     }
 }
@@ -381,11 +383,20 @@ fn foreign(by: &Column) -> Option<(&str, &str)> {
     (by.class == Class::Text && charset != "utf8mb4").then_some((charset, collation))
 }
 
-/// The column as the database orders by it.
+/// The column as it is compared in an order.
 pub(super) fn ordered_by(by: &Column) -> Expr {
     match by.order {
         Order::Ordinal => column(&by.name).cast_as("UNSIGNED"),
-        _ => column(&by.name),
+        _ => sorted_by(by),
+    }
+}
+
+/// The column as rows are ordered by it. Of a long text so much as the server is sure to look at, with up to eight
+/// bytes of weight for each character; what is alike so far has its place by the terms that follow.
+pub(super) fn sorted_by(by: &Column) -> Expr {
+    match by.is_long {
+        true => Expr::cust_with_expr(format!("LEFT(?, {LONG_TEXT})"), column(&by.name)),
+        false => column(&by.name),
     }
 }
 

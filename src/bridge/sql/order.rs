@@ -113,8 +113,8 @@ impl Builder<'_> {
             .terms
             .iter()
             .filter_map(|term| match &term.by {
-                By::Column(column) => Some(column.name.as_str()),
-                By::RowDigest => None,
+                By::Column(column) if !column.is_long => Some(column.name.as_str()),
+                By::Column(_) | By::RowDigest => None,
             })
             .collect();
         if self.shape.is_identified_by(&named) || self.shape.columns().is_empty() {
@@ -140,9 +140,10 @@ impl Builder<'_> {
         } else {
             (Direction::Asc, NullOrdering::Last)
         };
-        let by = match &term.by {
-            By::Column(by) => column(&by.name),
-            By::RowDigest => self.row_digest(),
+        let by = match (&term.by, self.dialect) {
+            (By::Column(by), Dialect::MySql | Dialect::MariaDb) => mysql::sorted_by(by),
+            (By::Column(by), _) => column(&by.name),
+            (By::RowDigest, _) => self.row_digest(),
         };
         if term.nullable && self.dialect != Dialect::Postgres {
             select.order_by_expr_with_nulls(by, direction, nulls);

@@ -81,7 +81,9 @@ pub(in crate::bridge) struct Column {
     pub(in crate::bridge) send: Option<String>,
     /// PostgreSQL: whether its collation holds different texts for equal.
     pub(in crate::bridge) is_loose: bool,
-    /// MySQL: the character set and collation of a text that is not in `utf8mb4`.
+    /// MySQL: whether its values can be longer than the part of them that rows are ordered by.
+    pub(in crate::bridge) is_long: bool,
+    /// MySQL: the character set and collation of a text.
     pub(in crate::bridge) charset: Option<(String, String)>,
 }
 
@@ -98,6 +100,7 @@ impl Column {
             type_name: String::new(),
             send: None,
             is_loose: false,
+            is_long: false,
             charset: None,
         }
     }

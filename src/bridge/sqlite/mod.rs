@@ -43,6 +43,8 @@ pub(super) struct Connection {
     db: Option<Db>,
     stop: Arc<AtomicBool>,
     interrupt: InterruptHandle,
+    /// Which file it is.
+    file: Option<(u64, u64)>,
 }
 
 impl Drop for Connection {
@@ -81,8 +83,13 @@ impl Database for Sqlite {
         blocking(move || open(&path)).await?
     }
 
+    /// A file that was replaced under its name is another database, whose rows are wanted from now on.
     fn at_rest(&self, connection: &Connection) -> bool {
-        connection.db.is_some()
+        connection.db.is_some() && identity(&self.path) == connection.file
+    }
+
+    async fn ping(&self, _: &mut Connection) -> bool {
+        true
     }
 
     async fn run(
@@ -92,6 +99,7 @@ impl Database for Sqlite {
         job: &Job<'_>,
         rows: &mut RowWriter<'_>,
     ) -> Result<Outcome, BridgeError> {
+        job.begins();
         let db = connection.db.take();
         let db = db.ok_or_else(|| BridgeError::Unreachable("the connection is in use".into()))?;
         let (batches, received) = mpsc::channel(1);
@@ -167,6 +175,7 @@ fn open(path: &Path) -> Result<Connection, BridgeError> {
         )));
     }
     let unreachable = |error: rusqlite::Error| failure::of_opening(path, &error);
+    let file = identity(path);
     let db = Db::open_with_flags(
         path,
         OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX,
@@ -190,7 +199,21 @@ fn open(path: &Path) -> Result<Connection, BridgeError> {
         db: Some(db),
         stop,
         interrupt,
+        file,
     })
+}
+
+/// Which file a path leads to at this moment: its device and number.
+#[cfg(unix)]
+fn identity(path: &Path) -> Option<(u64, u64)> {
+    use std::os::unix::fs::MetadataExt as _;
+    let metadata = std::fs::metadata(path).ok()?;
+    Some((metadata.dev(), metadata.ino()))
+}
+
+#[cfg(not(unix))]
+fn identity(_: &Path) -> Option<(u64, u64)> {
+    None
 }
 
 /// Runs something that blocks.

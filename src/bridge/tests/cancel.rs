@@ -257,7 +257,11 @@ async fn waiting_for_a_slot_ends_at_the_deadline() {
     let error = run(&bridges, &db.source, &query("slow", json!({})), &second)
         .await
         .unwrap_err();
-    assert_eq!(error, BridgeError::Timeout);
+    // It never began, so it may be asked again.
+    let BridgeError::Unavailable(message) = &error else {
+        panic!("{error:?}");
+    };
+    assert!(message.contains("maxConnections"), "{message}");
     cancel.cancel();
     task.await.unwrap().unwrap_err();
 }

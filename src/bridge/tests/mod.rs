@@ -3,6 +3,7 @@
 
 mod cancel;
 mod catalogue;
+mod dead_connections;
 mod every_type;
 mod filters;
 mod pooling;

@@ -118,7 +118,12 @@ impl Table<'_> {
             let value = &row["v"];
             // No request may hold a NUL; the null of JSON is shown like SQL's, which is what a filter means by it.
             let is_json = self.type_name.to_ascii_lowercase().contains("json");
-            if value.to_string().contains("\\u0000") || (is_json && value.is_null()) {
+            // MariaDB compares numbers in JSON as they are written: 1e2 is not 1e+2.
+            let is_written_twice = is_json && value.is_number() && value.to_string().contains('e');
+            if value.to_string().contains("\\u0000")
+                || (is_json && value.is_null())
+                || is_written_twice
+            {
                 continue;
             }
             let filter = match value {

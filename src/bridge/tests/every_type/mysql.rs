@@ -147,7 +147,7 @@ const LITERALS: &[&str] = &[
 
 async fn ids(db: &TestDb, table: &str, order: &str) -> Vec<i64> {
     let sql = format!(
-        "SET STATEMENT max_sort_length = 8388608 FOR SELECT CAST(id AS CHAR) FROM {table} ORDER BY {order}, id"
+        "SET STATEMENT max_sort_length = 32768 FOR SELECT CAST(id AS CHAR) FROM {table} ORDER BY {order}, id"
     );
     db.texts(&sql)
         .await

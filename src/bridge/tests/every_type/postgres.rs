@@ -168,9 +168,9 @@ async fn postgres_pages_and_finds_values_of_every_type() {
         .texts(
             "SELECT format_type(t.oid, -1) FROM pg_type t JOIN pg_namespace n ON n.oid = t.typnamespace \
              WHERE (n.nspname IN ('pg_catalog', 'public', 'my schema') AND t.typtype IN ('b', 'e', 'd', 'r', 'm') \
-               OR t.typname IN ('pair', 'spot')) AND t.typname NOT LIKE 'pg\\_%stat%' AND t.typrelid IN (SELECT 0 UNION SELECT oid FROM pg_class WHERE relkind = 'c') \
+               OR t.typname IN ('pair', 'spot')) AND t.typname NOT LIKE 'pg\\_%stat%' AND t.typrelid IN (SELECT 0 UNION SELECT oid FROM pg_class WHERE relkind = 'c') AND t.typcategory <> 'P' \
                AND t.typname NOT IN ('pg_node_tree', 'pg_brin_bloom_summary', 'pg_brin_minmax_multi_summary', 'pg_ndistinct', 'pg_dependencies', 'pg_mcv_list', 'gtsvector', '_gtsvector') \
-               AND NOT EXISTS (SELECT FROM pg_type e WHERE e.oid = t.typelem AND e.typrelid <> 0 AND t.typcategory = 'A') ORDER BY t.oid",
+               AND NOT EXISTS (SELECT FROM pg_type e WHERE e.oid = t.typelem AND (e.typrelid <> 0 OR e.typtype = 'p') AND t.typcategory = 'A') ORDER BY t.oid",
         )
         .await;
     assert!(types.len() > 120, "{}", types.len());
@@ -194,6 +194,7 @@ async fn postgres_pages_and_finds_values_of_every_type() {
                 db.run(&sql).await;
                 "none"
             }
+            Err(error) if error.to_string().contains("have no next page") => "first page only",
             Err(error) => {
                 faults.push(format!("{type_name}: {error}"));
                 continue;
