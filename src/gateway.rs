@@ -56,6 +56,7 @@ impl Gateway {
             prefer_local: config.prefer_local,
             inline_allow: config.inline_allow.clone(),
             tag_sql: config.tag_sql,
+            ca_file: config.ca_file.clone(),
             compress: config.compress,
         })
         .await

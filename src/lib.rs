@@ -113,6 +113,8 @@ pub mod gateway;
 pub mod ids;
 pub mod logging;
 #[cfg(feature = "gateway")]
+#[cfg(any(feature = "gateway", feature = "runner"))]
+pub mod no_proxy;
 pub mod process;
 pub mod protocol;
 pub mod query;

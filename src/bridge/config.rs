@@ -26,6 +26,11 @@ impl Config<'_> {
         }
     }
 
+    /// Whether there is a value for that key.
+    pub(super) fn has(&self, key: &str) -> bool {
+        self.first(&[key]).is_some_and(|(_, value)| *value != "")
+    }
+
     /// A whole number.
     pub(super) fn whole(&self, key: &str) -> Result<Option<u64>, BridgeError> {
         let Some((key, value)) = self.first(&[key]) else {

@@ -1,16 +1,21 @@
 //! Where a bridge may connect to, and with which TLS.
 
 use std::net::IpAddr;
+use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use rustls::crypto::aws_lc_rs;
-use rustls::pki_types::CertificateDer;
+use rustls::client::WebPkiServerVerifier;
+use rustls::client::danger::ServerCertVerifier;
+use rustls::crypto::{CryptoProvider, aws_lc_rs};
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::{ClientConfig, RootCertStore};
 
 use super::registry::AddressCheck;
+use super::secure::{Authorities, Identity, Mode, Secure, certificates, no_certificate};
 use super::{BridgeError, config::Config, request::invalid};
-use crate::tls::AnyCertificate;
+use crate::tls::{AnyCertificate, AnyName};
 
 /// Which addresses of a host are used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -90,37 +95,62 @@ pub(super) async fn connect_within<T>(
         .unwrap_or(Err(timed_out))
 }
 
-/// Makes the TLS settings of a connection; without verification whoever answers is trusted.
-pub(super) fn tls(verify: Verify) -> Result<ClientConfig, BridgeError> {
-    let provider = Arc::new(aws_lc_rs::default_provider());
-    let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
-        .with_safe_default_protocol_versions();
-    let builder = builder
-        .map_err(|error| BridgeError::Unreachable(format!("TLS is not available: {error}")))?;
-    Ok(match verify {
-        Verify::Full => {
-            let mut roots = RootCertStore::empty();
-            // One root that cannot be read must not make the others useless.
-            roots.add_parsable_certificates(native_roots().iter().cloned());
-            builder.with_root_certificates(roots).with_no_client_auth()
-        }
-        Verify::Nothing => {
-            let verifier = Arc::new(AnyCertificate::new(provider));
-            builder
-                .dangerous()
-                .with_custom_certificate_verifier(verifier)
-                .with_no_client_auth()
-        }
-    })
+/// What whoever runs the bridges says of connecting.
+#[derive(Clone, Default)]
+pub(super) struct Dial {
+    /// Which addresses may be dialled; with a check, no files are read.
+    pub(super) may_dial: Option<AddressCheck>,
+    /// A file with authorities that count beside the machine's.
+    pub(super) ca_file: Option<PathBuf>,
 }
 
-/// What is checked of a server's certificate.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Verify {
-    /// That a root of this machine vouches for it, and that it is for the host.
-    Full,
-    /// Nothing.
-    Nothing,
+/// Makes the TLS settings of a connection.
+pub(super) fn tls(secure: &Secure, dial: &Dial) -> Result<ClientConfig, BridgeError> {
+    let not_available =
+        |error: rustls::Error| BridgeError::Unreachable(format!("TLS is not available: {error}"));
+    let provider = Arc::new(aws_lc_rs::default_provider());
+    let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
+        .with_safe_default_protocol_versions()
+        .map_err(not_available)?;
+    // As with libpq, an authority that is named is asked even where the mode would not.
+    let own = matches!(secure.authorities, Authorities::Own(_));
+    let verifier: Arc<dyn ServerCertVerifier> = match secure.mode {
+        Mode::VerifyFull => chain(secure, dial, provider)?,
+        Mode::VerifyCa => Arc::new(AnyName::new(chain(secure, dial, provider)?)),
+        Mode::Require if own => Arc::new(AnyName::new(chain(secure, dial, provider)?)),
+        _ => Arc::new(AnyCertificate::new(provider)),
+    };
+    let builder = builder
+        .dangerous()
+        .with_custom_certificate_verifier(verifier);
+    let Some(Identity { certificate, key }) = secure.identity(dial)? else {
+        return Ok(builder.with_no_client_auth());
+    };
+    let certificate =
+        certificates(&certificate).ok_or_else(|| no_certificate("clientCertificate"))?;
+    let key = PrivateKeyDer::from_pem_slice(&key).map_err(|error| {
+        BridgeError::Unreachable(format!("`clientKey` holds no PEM key: {error}"))
+    })?;
+    builder
+        .with_client_auth_cert(certificate, key)
+        .map_err(|error| {
+            BridgeError::Unreachable(format!(
+                "`clientKey` does not go with `clientCertificate`: {error}"
+            ))
+        })
+}
+
+fn chain(
+    secure: &Secure,
+    dial: &Dial,
+    provider: Arc<CryptoProvider>,
+) -> Result<Arc<WebPkiServerVerifier>, BridgeError> {
+    let mut roots = RootCertStore::empty();
+    // One root that cannot be read must not make the others useless.
+    roots.add_parsable_certificates(secure.roots(dial)?);
+    WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider)
+        .build()
+        .map_err(|error| BridgeError::Unreachable(format!("no authority to ask: {error}")))
 }
 
 /// The certificates that this machine trusts.

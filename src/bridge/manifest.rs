@@ -6,6 +6,8 @@ use serde_json::{Map, Value};
 
 use super::BridgeError;
 use super::config::Config;
+use super::mysql::MySql;
+use super::postgres::Postgres;
 use super::request::invalid;
 
 /// What the package name of a bridge starts with.
@@ -104,6 +106,15 @@ pub(super) enum Kind {
 }
 
 impl Kind {
+    /// What only the bridge itself knows of its settings: what is in a URL, and what goes with what.
+    fn check(self, config: &Map<String, Value>) -> Result<(), BridgeError> {
+        match self {
+            Self::Postgres => Postgres::check(config),
+            Self::MySql => MySql::check(config),
+            Self::Sqlite => Ok(()),
+        }
+    }
+
     /// The implementation of a bridge, by its short name or its package name.
     pub(super) fn of(bridge: &str) -> Result<Self, BridgeError> {
         let manifest = of(bridge)?;
@@ -177,8 +188,13 @@ pub fn validate(bridge: &str, config: &Map<String, Value>) -> Result<(), BridgeE
     let present =
         |key: &str| !matches!(config.get(key), None | Some(Value::Null)) && config[key] != "";
     if manifest.supports_url && URL_KEYS.iter().any(|key| present(key)) {
-        return Ok(());
+        return Kind::of(bridge)?.check(config);
     }
+    check_required(manifest, &present)?;
+    Kind::of(bridge)?.check(config)
+}
+
+fn check_required(manifest: &Manifest, present: &dyn Fn(&str) -> bool) -> Result<(), BridgeError> {
     for field in manifest.fields.iter().filter(|field| field.required) {
         if !present(field.key) && !field.aliases.iter().any(|key| present(key)) {
             let or_url = if manifest.supports_url {
@@ -320,6 +336,45 @@ const SSL: Field = Field {
     ..field("ssl", "TLS", FieldType::Boolean, false)
 };
 
+const SSL_MODE: Field = Field {
+    hint: Some("disable, allow, prefer, require, verify-ca or verify-full"),
+    group: Group::Advanced,
+    ..field("sslMode", "TLS mode", FieldType::String, false)
+};
+
+const CA_CERTIFICATE: Field = Field {
+    hint: Some("PEM text, or the path of a file where the query runs; alone it means verify-full"),
+    group: Group::Advanced,
+    ..field(
+        "caCertificate",
+        "Certificate authority",
+        FieldType::String,
+        false,
+    )
+};
+
+const CLIENT_CERTIFICATE: Field = Field {
+    hint: Some("PEM text, or the path of a file where the query runs"),
+    group: Group::Advanced,
+    ..field(
+        "clientCertificate",
+        "Client certificate",
+        FieldType::String,
+        false,
+    )
+};
+
+const CLIENT_KEY: Field = Field {
+    hint: Some("PEM text, or the path of a file where the query runs"),
+    group: Group::Advanced,
+    ..field(
+        "clientKey",
+        "Key of the client certificate",
+        FieldType::Password,
+        false,
+    )
+};
+
 const IP_FAMILY: Field = Field {
     default: Some(Default::Number(4)),
     hint: Some("4, 6, or 0 for whatever the name has"),
@@ -339,7 +394,7 @@ const CONNECTION_TIMEOUT: Field = Field {
     )
 };
 
-const POSTGRES_FIELDS: [Field; 9] = {
+const POSTGRES_FIELDS: [Field; 13] = {
     let [host, port, database, user, password] = server_fields(5432, "db.internal");
     [
         host,
@@ -348,13 +403,17 @@ const POSTGRES_FIELDS: [Field; 9] = {
         user,
         password,
         SSL,
+        SSL_MODE,
+        CA_CERTIFICATE,
+        CLIENT_CERTIFICATE,
+        CLIENT_KEY,
         IP_FAMILY,
         CONNECTION_TIMEOUT,
         MAX_CONNECTIONS,
     ]
 };
 
-const MYSQL_FIELDS: [Field; 9] = {
+const MYSQL_FIELDS: [Field; 13] = {
     let [host, port, database, user, password] = server_fields(3306, "db.internal");
     [
         host,
@@ -363,6 +422,13 @@ const MYSQL_FIELDS: [Field; 9] = {
         user,
         password,
         SSL,
+        Field {
+            hint: Some("DISABLED, PREFERRED, REQUIRED, VERIFY_CA or VERIFY_IDENTITY"),
+            ..SSL_MODE
+        },
+        CA_CERTIFICATE,
+        CLIENT_CERTIFICATE,
+        CLIENT_KEY,
         IP_FAMILY,
         CONNECTION_TIMEOUT,
         MAX_CONNECTIONS,
@@ -481,6 +547,210 @@ mod tests {
         }
     }
 
+    /// The settings as the documentation lists them.
+    fn table(bridge: &str) -> String {
+        let mut out = "| setting | type | default | what it is |\n|---|---|---|---|\n".to_owned();
+        for field in of(bridge).unwrap().fields {
+            let keys = std::iter::once(&field.key).chain(field.aliases);
+            let keys: Vec<_> = keys.map(|key| format!("`{key}`")).collect();
+            let kind = serde_json::to_value(field.kind).unwrap();
+            let default = match field.default {
+                Some(Default::Number(number)) => format!("`{number}`"),
+                Some(Default::Boolean(flag)) => format!("`{flag}`"),
+                None if field.required => "required".to_owned(),
+                None => String::new(),
+            };
+            let hint = field
+                .hint
+                .map_or_else(String::new, |hint| format!(": {hint}"));
+            out.push_str(&format!(
+                "| {} | {} | {default} | {}{hint} |\n",
+                keys.join(", "),
+                kind.as_str().unwrap(),
+                field.label
+            ));
+        }
+        out
+    }
+
+    #[test]
+    fn the_documentation_lists_every_setting() {
+        let documented = include_str!("../../docs/databases.md");
+        for bridge in ["postgres", "mysql", "mariadb", "sqlite"] {
+            let table = table(bridge);
+            assert!(
+                documented.contains(&table),
+                "{bridge}: docs/databases.md must contain\n{table}"
+            );
+        }
+    }
+
+    #[test]
+    fn what_a_url_says_is_checked_before_anything_is_stored() {
+        let postgres = |rest: &str| json!({"url": format!("postgres://u:p@h/d{rest}")});
+        let mysql = |rest: &str| json!({"url": format!("mysql://u:p@h/d{rest}")});
+        for (bridge, config) in [
+            ("postgres", postgres("?sslmode=verify-ca&connect_timeout=5")),
+            (
+                "postgres",
+                postgres("?target_session_attrs=any&channel_binding=prefer"),
+            ),
+            (
+                "postgres",
+                json!({"url": "postgres://h/d", "user": "u", "port": 1, "sslMode": "allow"}),
+            ),
+            ("mysql", mysql("?ssl-mode=VERIFY_CA")),
+            (
+                "mysql",
+                json!({"url": "mysql://h/d", "user": "u", "port": 1, "sslMode": "PREFERRED"}),
+            ),
+            (
+                "postgres",
+                json!({"url": "postgres://u@h/d", "caCertificate": "/etc/ca.pem"}),
+            ),
+            ("sqlite", json!({"path": "/x", "maxConnections": 100})),
+        ] {
+            assert_eq!(validate(bridge, &map(&config)), Ok(()), "{config}");
+        }
+        let both = |bridge: &str, key: &str, value: Value| {
+            let url = format!("{bridge}://u:p@h:1/d?ssl=true");
+            json!({"url": url, key: value})
+        };
+        let mut wrong = vec![
+            (
+                "postgres",
+                json!({"url": "postgres://u@a,b/d"}),
+                "config.url",
+                "several hosts",
+            ),
+            (
+                "postgres",
+                json!({"url": "postgres://u@h:0/d"}),
+                "config.url",
+                "port",
+            ),
+            (
+                "postgres",
+                json!({"url": "postgres://u@h:70000/d"}),
+                "config.url",
+                "port",
+            ),
+            (
+                "postgres",
+                postgres("?sslmode=maybe"),
+                "config.url",
+                "verify-full",
+            ),
+            ("mysql", mysql("?ssl-mode=maybe"), "config.url", "VERIFY_CA"),
+            (
+                "mysql",
+                json!({"url": "mysql://a,b/d"}),
+                "config.url",
+                "several hosts",
+            ),
+            (
+                "postgres",
+                json!({"url": "postgres://u@h/d", "port": 70000}),
+                "config.port",
+                "port",
+            ),
+            (
+                "postgres",
+                json!({"url": "postgres://u@h/d", "sslMode": "x"}),
+                "config.sslMode",
+                "prefer",
+            ),
+            (
+                "mysql",
+                json!({"url": "mysql://h/d", "sslMode": "allow"}),
+                "config.sslMode",
+                "PREFERRED",
+            ),
+            (
+                "mysql",
+                json!({"url": "mysql://h/d", "caCertificate": "x"}),
+                "config.caCertificate",
+                "PEM",
+            ),
+            (
+                "mysql",
+                json!({"url": "mysql://h/d", "clientKey": "/k"}),
+                "config.clientCertificate",
+                "clientKey",
+            ),
+            (
+                "sqlite",
+                json!({"path": "/x", "maxConnections": 0}),
+                "config.maxConnections",
+                "100",
+            ),
+        ];
+        for parameter in [
+            "options=x",
+            "service=x",
+            "target_session_attrs=primary",
+            "channel_binding=require",
+            "gssencmode=require",
+            "sslnegotiation=direct",
+            "sslcrl=x",
+            "passfile=x",
+        ] {
+            let name = parameter.split('=').next().unwrap();
+            wrong.push((
+                "postgres",
+                postgres(&format!("?{parameter}")),
+                "config.url",
+                name,
+            ));
+        }
+        for parameter in ["socket=/x", "compression=zstd", "charset=utf8"] {
+            let name = parameter.split('=').next().unwrap();
+            wrong.push(("mysql", mysql(&format!("?{parameter}")), "config.url", name));
+        }
+        for bridge in ["postgres", "mysql"] {
+            for (key, path) in [
+                ("host", "config.host"),
+                ("user", "config.user"),
+                ("username", "config.username"),
+                ("password", "config.password"),
+                ("database", "config.database"),
+                ("db", "config.db"),
+                ("sslMode", "config.sslMode"),
+            ] {
+                wrong.push((
+                    bridge,
+                    both(bridge, key, json!("disable")),
+                    path,
+                    "given in `url` already",
+                ));
+            }
+            wrong.push((
+                bridge,
+                both(bridge, "port", json!(1)),
+                "config.port",
+                "given in `url` already",
+            ));
+            wrong.push((
+                bridge,
+                both(bridge, "ssl", json!(true)),
+                "config.ssl",
+                "given in `url` already",
+            ));
+        }
+        for (bridge, config, path, words) in wrong {
+            match validate(bridge, &map(&config)).unwrap_err() {
+                BridgeError::Invalid {
+                    path: found,
+                    message,
+                } => {
+                    assert_eq!(found, path, "{config}: {message}");
+                    assert!(message.contains(words), "{config}: {message}");
+                }
+                other => panic!("{config}: {other:?}"),
+            }
+        }
+    }
+
     #[test]
     fn texts_of_the_environment_are_typed_by_the_manifest() {
         for (key, text, value) in [
@@ -515,7 +785,7 @@ mod tests {
     fn secrets_are_passwords_and_urls() {
         assert_eq!(
             secret_keys("postgres").unwrap(),
-            ["password", "pass", "url", "connectionString"]
+            ["password", "pass", "clientKey", "url", "connectionString"]
         );
         assert_eq!(secret_keys("sqlite").unwrap(), Vec::<&str>::new());
     }

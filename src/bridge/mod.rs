@@ -19,6 +19,7 @@ mod pool;
 mod postgres;
 mod registry;
 mod request;
+mod secure;
 mod sql;
 mod sqlite;
 #[cfg(test)]

@@ -3,12 +3,14 @@
 
 use std::collections::HashMap;
 use std::net::IpAddr;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use sha2::{Digest, Sha256};
 
 use super::config::Config;
+use super::dial::Dial;
 use super::encode::Caps;
 use super::manifest::{self, Kind};
 use super::mysql::MySql;
@@ -35,6 +37,8 @@ pub struct BridgeOptions {
     pub max_rows: Option<u64>,
     /// The most payload bytes that one operation may answer.
     pub max_bytes: Option<u64>,
+    /// A file with certificates of authorities that count for databases beside the machine's.
+    pub ca_file: Option<PathBuf>,
     /// Which addresses may be dialled; with a check, files and unix sockets are refused altogether.
     pub may_dial: Option<AddressCheck>,
 }
@@ -47,6 +51,7 @@ impl Default for BridgeOptions {
             idle_timeout: Duration::from_secs(60),
             max_rows: None,
             max_bytes: None,
+            ca_file: None,
             may_dial: None,
         }
     }
@@ -145,12 +150,15 @@ impl Bridges {
             },
             tag_sql: options.tag_sql,
         };
-        let may_dial = options.may_dial.clone();
+        let dial = Dial {
+            may_dial: options.may_dial.clone(),
+            ca_file: options.ca_file.clone(),
+        };
         Ok(match kind {
-            Kind::Postgres => Arc::new(Pool::new(Postgres::new(&source.config, may_dial)?, limits)),
-            Kind::MySql => Arc::new(Pool::new(MySql::new(&source.config, may_dial)?, limits)),
+            Kind::Postgres => Arc::new(Pool::new(Postgres::new(&source.config, dial)?, limits)),
+            Kind::MySql => Arc::new(Pool::new(MySql::new(&source.config, dial)?, limits)),
             Kind::Sqlite => Arc::new(Pool::new(
-                Sqlite::new(&source.config, may_dial.is_some())?,
+                Sqlite::new(&source.config, options.may_dial.is_some())?,
                 limits,
             )),
         })

@@ -10,6 +10,7 @@ use serde_json::{Map, Value, json};
 use url::Url;
 
 use super::error::{CliError, Refusal};
+use crate::no_proxy::NoProxy;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// Longer than the longest deadline that the server allows a job.
@@ -41,10 +42,9 @@ impl Client {
             None => builder,
         };
         // A proxy of the system is for other machines, never for this one.
-        let loopback = url
-            .host_str()
-            .is_some_and(|host| matches!(host, "localhost" | "127.0.0.1" | "[::1]"));
-        let builder = if loopback {
+        let excepted =
+            excepted().excepts(url.scheme(), url.host_str().unwrap_or_default(), url.port());
+        let builder = if excepted {
             builder.no_proxy()
         } else {
             builder
@@ -219,4 +219,13 @@ fn certificates(file: &Path) -> Result<Vec<reqwest::Certificate>, CliError> {
     } else {
         Ok(certificates)
     }
+}
+/// What `NO_PROXY` excepts, which says more than the HTTP library reads out of it.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the variables of proxies are the system's, not settings of ours"
+)]
+fn excepted() -> NoProxy {
+    let list = std::env::var("NO_PROXY").or_else(|_| std::env::var("no_proxy"));
+    NoProxy::parse(&list.unwrap_or_default())
 }

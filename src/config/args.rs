@@ -50,6 +50,7 @@ variables! {
     OPERATOR_TOKEN = "SEMILAYER_OPERATOR_TOKEN", "operator-token";
     TLS_CERT = "SEMILAYER_TLS_CERT", "tls-cert";
     TLS_KEY = "SEMILAYER_TLS_KEY", "tls-key";
+    CA_FILE = "SEMILAYER_CA_FILE", "ca-file";
     TRUSTED_PROXIES = "SEMILAYER_TRUSTED_PROXIES", "trusted-proxies";
     INLINE_ALLOW = "SEMILAYER_INLINE_ALLOW", "inline-allow";
     TAG_SQL = "SEMILAYER_TAG_SQL", "tag-sql";
@@ -98,6 +99,9 @@ pub struct GatewayArgs {
     /// Private key of the public listener (PEM)
     #[arg(long, env = Variable::TLS_KEY.name, value_name = "FILE")]
     tls_key: Option<PathBuf>,
+    /// Certificate authorities that count for databases beside the system's (PEM)
+    #[arg(long, env = Variable::CA_FILE.name, value_name = "FILE")]
+    ca_file: Option<PathBuf>,
     /// Networks whose X-Forwarded-For is believed, e.g. `10.0.0.0/8,127.0.0.1`
     #[arg(long, env = Variable::TRUSTED_PROXIES.name, value_name = "NETS")]
     trusted_proxies: Option<String>,
@@ -178,6 +182,7 @@ impl GatewayArgs {
                 .transpose()?,
             operator_token: given_secret(self.operator_token),
             tls: tls(self.tls_cert, self.tls_key)?,
+            ca_file: self.ca_file.filter(|path| !path.as_os_str().is_empty()),
             trusted_proxies: networks(Variable::TRUSTED_PROXIES, self.trusted_proxies)?,
             inline_allow: networks(Variable::INLINE_ALLOW, self.inline_allow)?,
             tag_sql: given(self.tag_sql)

@@ -53,6 +53,8 @@ pub struct GatewayConfig {
     pub inline_allow: Vec<IpNet>,
     /// Whether statements start with a comment that names their job.
     pub tag_sql: bool,
+    /// A file with authorities that count for databases beside the system's.
+    pub ca_file: Option<PathBuf>,
     /// Whether runners are asked to compress rows.
     pub compress: bool,
     /// Every interval and deadline.
@@ -157,6 +159,10 @@ impl GatewayConfig {
             (
                 Variable::TLS_KEY,
                 or_unset(tls.map(|tls| tls.key.display())),
+            ),
+            (
+                Variable::CA_FILE,
+                or_unset(self.ca_file.as_ref().map(|path| path.display())),
             ),
             (Variable::TRUSTED_PROXIES, joined(&self.trusted_proxies)),
             (Variable::INLINE_ALLOW, joined(&self.inline_allow)),

@@ -27,6 +27,7 @@ mod testing;
 pub mod vital;
 
 use std::collections::HashMap;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -102,6 +103,8 @@ pub struct ControlConfig {
     pub inline_allow: Vec<IpNet>,
     /// Whether statements of inline execution carry the job in a comment.
     pub tag_sql: bool,
+    /// A file with authorities that count for databases beside the machine's.
+    pub ca_file: Option<PathBuf>,
     /// Whether runners are asked to compress rows.
     pub compress: bool,
 }
@@ -153,6 +156,7 @@ impl ControlPlane {
             prefer_local,
             inline_allow,
             tag_sql,
+            ca_file,
             compress,
         } = config;
         // On a hosted store the gateway dials where a tenant says; on an embedded one, where its owner does.
@@ -223,6 +227,7 @@ impl ControlPlane {
                 },
                 bridges: Bridges::new(BridgeOptions {
                     tag_sql,
+                    ca_file,
                     may_dial,
                     ..BridgeOptions::default()
                 }),

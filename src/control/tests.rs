@@ -20,6 +20,7 @@ async fn start(world: &World) -> ControlPlane {
         prefer_local: false,
         inline_allow: Vec::new(),
         tag_sql: false,
+        ca_file: None,
         compress: false,
     };
     ControlPlane::start(config).await.unwrap()

@@ -208,7 +208,10 @@ async fn test_source(
     args: &TestSourceArgs,
     environment: &Environment,
 ) -> Result<ExitCode, ConfigError> {
-    let executor: Arc<dyn Executor> = Arc::new(Bridges::new(BridgeOptions::default()));
+    let executor: Arc<dyn Executor> = Arc::new(Bridges::new(BridgeOptions {
+        ca_file: args.settings.ca_file.clone(),
+        ..BridgeOptions::default()
+    }));
     let (bridge, local) = match &args.bridge {
         Some(bridge) => (bridge.clone(), vec![args.name.clone()]),
         None => match ask_gateway(args, environment, &executor).await? {

@@ -61,6 +61,7 @@ pub fn bridges(config: &Config) -> Bridges {
         tag_sql: config.tag_sql,
         max_rows: config.caps.rows,
         max_bytes: config.caps.bytes,
+        ca_file: config.ca_file.clone(),
         ..BridgeOptions::default()
     })
 }

@@ -19,6 +19,7 @@ use tower_service::Service;
 
 use super::config::{ConfigError, Environment};
 use super::tls;
+use crate::no_proxy::NoProxy;
 
 /// Bytes in both directions, whatever is underneath.
 pub trait Io: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send {}
@@ -31,7 +32,10 @@ type BoxError = Box<dyn StdError + Send + Sync>;
 
 /// The rules by which connections go through proxies.
 #[derive(Clone)]
-pub struct Proxies(Arc<Matcher>);
+pub struct Proxies {
+    rules: Arc<Matcher>,
+    excepted: Arc<NoProxy>,
+}
 
 impl Proxies {
     /// Reads the rules; upper and lower case names are both understood, as everywhere.
@@ -60,19 +64,25 @@ impl Proxies {
             }
         }
         let rule = |name: &str| get(name).unwrap_or_default().to_owned();
-        Ok(Self(Arc::new(
-            Matcher::builder()
-                .all(rule("ALL_PROXY"))
-                .http(rule("HTTP_PROXY"))
-                .https(rule("HTTPS_PROXY"))
-                .no(rule("NO_PROXY"))
-                .build(),
-        )))
+        let rules = Matcher::builder()
+            .all(rule("ALL_PROXY"))
+            .http(rule("HTTP_PROXY"))
+            .https(rule("HTTPS_PROXY"))
+            .build();
+        Ok(Self {
+            rules: Arc::new(rules),
+            excepted: Arc::new(NoProxy::parse(&rule("NO_PROXY"))),
+        })
     }
 
     /// The proxy for that destination.
     pub fn for_destination(&self, destination: &Uri) -> Option<Intercept> {
-        self.0.intercept(destination)
+        let scheme = destination.scheme_str().unwrap_or_default();
+        let host = destination.host().unwrap_or_default();
+        match self.excepted.excepts(scheme, host, destination.port_u16()) {
+            true => None,
+            false => self.rules.intercept(destination),
+        }
     }
 }
 
@@ -218,11 +228,14 @@ mod tests {
         );
         let excepted = [
             ("HTTPS_PROXY", "http://proxy:3128"),
-            ("NO_PROXY", "10.0.0.0/8, example.com"),
+            ("NO_PROXY", "10.0.0.0/8, *.example.com example.net:8443"),
         ];
         assert_eq!(chosen(&excepted, "https://g.example.com"), None);
         assert_eq!(chosen(&excepted, "https://10.1.2.3"), None);
+        assert_eq!(chosen(&excepted, "https://example.net:8443"), None);
+        assert!(chosen(&excepted, "https://example.net").is_some());
         assert!(chosen(&excepted, "https://example.org").is_some());
+        assert_eq!(chosen(&https, "https://localhost:8443"), None);
     }
 
     #[test]

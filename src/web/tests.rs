@@ -67,6 +67,7 @@ impl Fixture {
             prefer_local: false,
             inline_allow: Vec::new(),
             tag_sql: false,
+            ca_file: None,
             compress: false,
         };
         let control = ControlPlane::start(config).await.unwrap();

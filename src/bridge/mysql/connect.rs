@@ -3,17 +3,15 @@
 use std::time::Duration;
 
 use mysql_async::prelude::Queryable as _;
-use mysql_async::{Conn, Opts, OptsBuilder, SslOpts};
-use percent_encoding::percent_decode_str;
+use mysql_async::{ClientIdentity, Conn, DriverError, Error, Opts, OptsBuilder, SslOpts};
+use rustls::RootCertStore;
 use serde_json::{Map, Value};
-use url::Url;
 
+use super::settings::Settings;
 use super::{Connection, failure};
 use crate::bridge::BridgeError;
-use crate::bridge::config::Config;
-use crate::bridge::dial::{self, Family, Verify};
-use crate::bridge::registry::AddressCheck;
-use crate::bridge::request::invalid;
+use crate::bridge::dial::{self, Dial, Family};
+use crate::bridge::secure::{Mode, Secure};
 use crate::bridge::sql::Dialect;
 
 /// What every session is told before its first statement; resetting the connection, as pools of others do, undoes it.
@@ -26,64 +24,40 @@ pub(super) struct Connector {
     options: OptsBuilder,
     host: String,
     port: u16,
+    tls: Option<SslOpts>,
+    /// Whether a server without TLS is as welcome.
+    or_plain: bool,
     family: Family,
     timeout: Duration,
-    may_dial: Option<AddressCheck>,
-}
-
-/// What a URL or the fields say.
-#[derive(Default)]
-struct Settings {
-    host: Option<String>,
-    port: Option<u16>,
-    user: Option<String>,
-    password: Option<String>,
-    database: Option<String>,
-    tls: Option<Option<Verify>>,
+    dial: Dial,
 }
 
 impl Connector {
     /// Reads the configuration.
-    pub(super) fn new(
-        config: &Map<String, Value>,
-        may_dial: Option<AddressCheck>,
-    ) -> Result<Self, BridgeError> {
-        let config = Config(config);
-        let url = config.text(&["url", "connectionString"])?;
-        let settings = url
-            .as_deref()
-            .map(from_url)
-            .transpose()?
-            .unwrap_or_default();
-        let database = settings.database.or(config.text(&["database", "db"])?);
-        let host = settings.host.or(config.text(&["host"])?);
-        let (Some(host), true) = (host, database.is_some() || url.is_some()) else {
-            return Err(invalid(
-                "config.host",
-                "a MySQL source needs `url`, or `host` and `database`",
-            ));
+    pub(super) fn new(config: &Map<String, Value>, dial: Dial) -> Result<Self, BridgeError> {
+        let settings = Settings::read(config)?;
+        let tls = match settings.secure.mode {
+            Mode::Disable => None,
+            _ => Some(ssl_options(&settings.secure, &dial)?),
         };
-        let port = settings.port.map_or_else(|| config.port(3306), Ok)?;
-        let ssl = config.flag("ssl")?.unwrap_or(false).then_some(Verify::Full);
-        let tls = settings.tls.unwrap_or(ssl);
         let options = OptsBuilder::default()
-            .ip_or_hostname(host.clone())
-            .tcp_port(port)
-            .user(settings.user.or(config.text(&["user", "username"])?))
-            .pass(settings.password.or(config.text(&["password", "pass"])?))
-            .db_name(database)
+            .ip_or_hostname(settings.host.clone())
+            .tcp_port(settings.port)
+            .user(settings.user)
+            .pass(settings.password)
+            .db_name(settings.database)
             // Else a server on this machine may send us to a socket, whose address nobody checked.
             .prefer_socket(false)
-            .tcp_keepalive(Some(Duration::from_secs(30)))
-            .ssl_opts(tls.map(ssl_options));
-        let (family, timeout) = (Family::of(&config)?, config.connect_timeout()?);
+            .tcp_keepalive(Some(Duration::from_secs(30)));
         Ok(Self {
             options,
-            host,
-            port,
-            family,
-            timeout,
-            may_dial,
+            host: settings.host,
+            port: settings.port,
+            tls,
+            or_plain: settings.secure.mode == Mode::Prefer,
+            family: settings.family,
+            timeout: settings.timeout,
+            dial,
         })
     }
 
@@ -118,10 +92,22 @@ impl Connector {
     }
 
     async fn open(&self) -> Result<Conn, BridgeError> {
-        let address =
-            dial::resolve(&self.host, self.port, self.family, self.may_dial.as_ref()).await?;
-        let options = Opts::from(self.options.clone().resolved_ips(Some(vec![address])));
-        Conn::new(options).await.map_err(failure::of_connecting)
+        let address = dial::resolve(
+            &self.host,
+            self.port,
+            self.family,
+            self.dial.may_dial.as_ref(),
+        )
+        .await?;
+        let options = self.options.clone().resolved_ips(Some(vec![address]));
+        let secured = options.clone().ssl_opts(self.tls.clone());
+        match Conn::new(Opts::from(secured)).await {
+            Err(Error::Driver(DriverError::NoClientSslFlagFromServer)) if self.or_plain => {
+                Conn::new(Opts::from(options)).await
+            }
+            result => result,
+        }
+        .map_err(failure::of_connecting)
     }
 
     /// Stops what another connection is doing.
@@ -136,68 +122,22 @@ impl Connector {
     }
 }
 
-fn ssl_options(verify: Verify) -> SslOpts {
-    let roots = dial::native_roots().iter().map(|root| root.to_vec().into());
-    let options = SslOpts::default()
+fn ssl_options(secure: &Secure, dial: &Dial) -> Result<SslOpts, BridgeError> {
+    let unchecked = matches!(secure.mode, Mode::Prefer | Mode::Require);
+    let mut roots = RootCertStore::empty();
+    let found = secure.roots(dial)?;
+    // The driver gives up at a root that cannot be read; one must not make the others useless.
+    let readable = found
+        .into_iter()
+        .filter(|root| roots.add(root.clone()).is_ok())
+        .map(|root| root.to_vec().into());
+    let identity = secure
+        .identity(dial)?
+        .map(|own| ClientIdentity::new(own.certificate.into(), own.key.into()));
+    Ok(SslOpts::default()
         .with_disable_built_in_roots(true)
-        .with_root_certs(roots.collect());
-    match verify {
-        Verify::Full => options,
-        Verify::Nothing => options.with_danger_accept_invalid_certs(true),
-    }
-}
-
-fn from_url(text: &str) -> Result<Settings, BridgeError> {
-    let broken = |why: &str| {
-        invalid(
-            "config.url",
-            format!("the source's `url` is not a MySQL URL: {why}"),
-        )
-    };
-    let url = Url::parse(text).map_err(|error| broken(&error.to_string()))?;
-    if !matches!(url.scheme(), "mysql" | "mariadb") {
-        return Err(broken("it must start with mysql:// or mariadb://"));
-    }
-    let decode = |text: &str| {
-        percent_decode_str(text)
-            .decode_utf8()
-            .map(|text| text.into_owned())
-            .or(Err(broken("it is not UTF-8")))
-    };
-    let mut settings = Settings {
-        port: url.port(),
-        ..Settings::default()
-    };
-    settings.host = url
-        .host_str()
-        .filter(|host| !host.is_empty())
-        .map(&decode)
-        .transpose()?;
-    settings.user = Some(url.username())
-        .filter(|user| !user.is_empty())
-        .map(&decode)
-        .transpose()?;
-    settings.password = url.password().map(&decode).transpose()?;
-    settings.database = Some(url.path().trim_start_matches('/'))
-        .filter(|db| !db.is_empty())
-        .map(&decode)
-        .transpose()?;
-    for (key, value) in url.query_pairs() {
-        let mode = value.to_ascii_lowercase().replace('_', "-");
-        settings.tls = Some(match (key.as_ref(), mode.as_str()) {
-            ("ssl-mode" | "sslmode" | "ssl", "disabled" | "disable" | "false" | "0") => None,
-            ("ssl-mode" | "sslmode", "required" | "require" | "no-verify") => Some(Verify::Nothing),
-            ("ssl-mode" | "sslmode", "verify-ca" | "verify-identity" | "verify-full") => {
-                Some(Verify::Full)
-            }
-            ("ssl", "true" | "1") => Some(Verify::Full),
-            _ => {
-                let known = "ssl-mode=disabled, required, verify-ca or verify-identity";
-                return Err(broken(&format!(
-                    "parameter `{key}` with that value is not known; there is {known}"
-                )));
-            }
-        });
-    }
-    Ok(settings)
+        .with_root_certs(readable.collect())
+        .with_client_identity(identity)
+        .with_danger_skip_domain_validation(secure.mode == Mode::VerifyCa)
+        .with_danger_accept_invalid_certs(unchecked))
 }

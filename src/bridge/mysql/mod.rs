@@ -7,6 +7,7 @@ mod catalogue;
 mod connect;
 mod decode;
 mod failure;
+mod settings;
 mod shape;
 
 use std::time::Duration;
@@ -19,11 +20,12 @@ use tokio::time::Instant;
 
 use self::connect::Connector;
 use self::decode::Decoder;
+use self::settings::Settings;
 use super::catalogue::{Shapes, write_test};
+use super::dial::Dial;
 use super::encode::RowWriter;
 use super::keys::KeyValue;
 use super::pool::{Database, Job};
-use super::registry::AddressCheck;
 use super::request::{Query, Request, Target};
 use super::sql::{Builder, Class, Dialect, Param, Prepared, Shape, Statement};
 use super::{BridgeError, Outcome};
@@ -55,13 +57,15 @@ pub(super) struct Connection {
 }
 
 impl MySql {
+    /// Says what is wrong with a configuration, without connecting.
+    pub(super) fn check(config: &Map<String, Value>) -> Result<(), BridgeError> {
+        Settings::read(config).map(|_| ())
+    }
+
     /// Reads the configuration.
-    pub(super) fn new(
-        config: &Map<String, Value>,
-        may_dial: Option<AddressCheck>,
-    ) -> Result<Self, BridgeError> {
+    pub(super) fn new(config: &Map<String, Value>, dial: Dial) -> Result<Self, BridgeError> {
         Ok(Self {
-            connector: Connector::new(config, may_dial)?,
+            connector: Connector::new(config, dial)?,
             shapes: Shapes::default(),
         })
     }

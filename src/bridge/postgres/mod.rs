@@ -11,6 +11,7 @@ mod characters;
 mod connect;
 mod decode;
 mod failure;
+mod settings;
 mod shape;
 
 use std::error::Error as _;
@@ -28,11 +29,12 @@ use tokio_postgres::{Client, RowStream};
 
 use self::connect::{Connector, Tls};
 use self::decode::Decoder;
+use self::settings::Settings;
 use super::catalogue::{Shapes, write_test};
+use super::dial::Dial;
 use super::encode::RowWriter;
 use super::keys::{self, KeyValue};
 use super::pool::{Database, Job};
-use super::registry::AddressCheck;
 use super::request::{Query, Request, Target};
 use super::sql::{Builder, By, Class, Dialect, Param, Prepared, Shape, Statement, Term, checks};
 use super::{BridgeError, Outcome};
@@ -68,13 +70,15 @@ impl Drop for Connection {
 }
 
 impl Postgres {
+    /// Says what is wrong with a configuration, without connecting.
+    pub(super) fn check(config: &Map<String, Value>) -> Result<(), BridgeError> {
+        Settings::read(config).map(|_| ())
+    }
+
     /// Reads the configuration.
-    pub(super) fn new(
-        config: &Map<String, Value>,
-        may_dial: Option<AddressCheck>,
-    ) -> Result<Self, BridgeError> {
+    pub(super) fn new(config: &Map<String, Value>, dial: Dial) -> Result<Self, BridgeError> {
         Ok(Self {
-            connector: Connector::new(config, may_dial)?,
+            connector: Connector::new(config, dial)?,
             shapes: Shapes::default(),
         })
     }

@@ -10,5 +10,6 @@ mod pooling;
 mod query;
 mod security;
 mod support;
+mod tls;
 mod unavailable;
 mod values;

@@ -369,11 +369,10 @@ async fn only_verifying_modes_check_certificates() {
     for mode in ["require", "no-verify"] {
         assert_eq!(try_mode(mode).await.is_ok(), has_tls, "{mode}");
     }
-    for mode in ["verify-ca", "verify-full"] {
-        let error = try_mode(mode).await.unwrap_err();
-        assert!(
-            matches!(&error, BridgeError::Unreachable(text) if text.contains("TLS")),
-            "{error:?}"
-        );
-    }
+    // A machine may trust its own server's certificate, so `verify-ca` is tried on a server of its own.
+    let error = try_mode("verify-full").await.unwrap_err();
+    assert!(
+        matches!(&error, BridgeError::Unreachable(text) if text.contains("TLS")),
+        "{error:?}"
+    );
 }

@@ -11,6 +11,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
 
+use super::super::config::Config;
 use super::super::dial::{DialError, Dialer};
 use super::super::supervisor::Exit;
 use super::support::*;
@@ -75,19 +76,26 @@ async fn proxy(
     (port, count, asked)
 }
 
+/// A gateway on another machine: this one is never reached through a proxy.
+fn elsewhere(variables: &[(&str, &str)]) -> Config {
+    let mut config = config("ws://localhost", variables);
+    config.gateway = "ws://gateway.invalid:80/connect".parse().unwrap();
+    config
+}
+
 #[tokio::test]
 async fn connections_go_through_the_http_proxy_with_its_password() {
     let gateway = Gateway::start().await;
     let (port, count, asked) = proxy(gateway.port(), "HTTP/1.1 200 OK\r\n\r\n").await;
     let proxy = format!("http://user:secret@127.0.0.1:{port}");
     // The name resolves nowhere here: only the proxy knows it.
-    let config = config("ws://gateway.localhost:80", &[("HTTP_PROXY", &proxy)]);
+    let config = elsewhere(&[("HTTP_PROXY", &proxy)]);
     let _runner = Runner::start(config, Arc::new(Script::default()));
     gateway.session().await;
     assert_eq!(count.load(Ordering::SeqCst), 1);
     let asked = asked.lock().unwrap().clone();
     assert!(
-        asked.starts_with("CONNECT gateway.localhost:80 HTTP/1.1"),
+        asked.starts_with("CONNECT gateway.invalid:80 HTTP/1.1"),
         "{asked}"
     );
     assert!(
@@ -101,13 +109,13 @@ async fn connections_go_through_the_http_proxy_with_its_password() {
 }
 
 #[tokio::test]
-async fn no_proxy_goes_straight() {
+async fn this_machine_is_reached_without_the_proxy() {
     let gateway = Gateway::start().await;
     let (port, count, _) = proxy(gateway.port(), "HTTP/1.1 200 OK\r\n\r\n").await;
     let proxy = format!("http://127.0.0.1:{port}");
     let config = config(
         &gateway.url(),
-        &[("ALL_PROXY", &proxy), ("NO_PROXY", "127.0.0.0/8")],
+        &[("ALL_PROXY", &proxy), ("NO_PROXY", "example.com")],
     );
     let _runner = Runner::start(config, Arc::new(Script::default()));
     gateway.session().await;
@@ -123,7 +131,7 @@ async fn a_proxy_that_refuses_is_named() {
     )
     .await;
     let proxy = format!("http://127.0.0.1:{port}");
-    let dialer = Dialer::new(&config(&gateway.url(), &[("ALL_PROXY", &proxy)])).unwrap();
+    let dialer = Dialer::new(&elsewhere(&[("ALL_PROXY", &proxy)])).unwrap();
     let message = dialer.dial().await.map(|_| ()).unwrap_err().to_string();
     assert!(
         message.contains(&format!("through the proxy 127.0.0.1:{port}")),
@@ -169,7 +177,7 @@ async fn connections_go_through_a_socks_proxy() {
         .await;
     });
     let _runner = Runner::start(
-        config("ws://gateway.localhost:80", &[("ALL_PROXY", &proxy)]),
+        elsewhere(&[("ALL_PROXY", &proxy)]),
         Arc::new(Script::default()),
     );
     gateway.session().await;

@@ -144,7 +144,7 @@ async fn test(
         (status = 200, description = "The tables and views.", body = Page<Target>),
         (status = 422, description = "`SOURCE_QUERY_FAILED`.", body = ErrorBody),
         (status = 502, description = "`SOURCE_UNREACHABLE` or `runner_failed`.", body = ErrorBody),
-        (status = 503, description = "`no_runners_online`, `runners_busy` or `store_unavailable`.", body = ErrorBody),
+        (status = 503, description = "`SOURCE_UNAVAILABLE`, `no_runners_online`, `runners_busy` or `store_unavailable`.", body = ErrorBody),
         (status = 504, description = "`QUERY_TIMEOUT`.", body = ErrorBody),
     ),
 )]
@@ -183,7 +183,7 @@ async fn source_targets(
         (status = 200, description = "The columns.", body = TargetDetails),
         (status = 422, description = "`SOURCE_QUERY_FAILED`: there is no such table.", body = ErrorBody),
         (status = 502, description = "`SOURCE_UNREACHABLE` or `runner_failed`.", body = ErrorBody),
-        (status = 503, description = "`no_runners_online`, `runners_busy` or `store_unavailable`.", body = ErrorBody),
+        (status = 503, description = "`SOURCE_UNAVAILABLE`, `no_runners_online`, `runners_busy` or `store_unavailable`.", body = ErrorBody),
         (status = 504, description = "`QUERY_TIMEOUT`.", body = ErrorBody),
     ),
 )]

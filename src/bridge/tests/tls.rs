@@ -1,0 +1,346 @@
+//! The words for TLS on a PostgreSQL server of its own, with certificates of an authority of its own.
+
+use std::io::{BufRead as _, BufReader};
+use std::net::TcpListener;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+
+use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
+use serde_json::{Value, json};
+
+use super::support::{
+    Engine, TestDb, config, execution, operation, parse, postgres_client, query, run,
+};
+use crate::bridge::{BridgeError, BridgeOptions, Bridges, Source};
+use crate::ids::SourceId;
+use crate::query::operation::Kind;
+
+/// Runs PostgreSQL in `$1` on port `$2` until standard input ends; no server starts as root.
+const SERVER: &str = r#"
+dir=$1; port=$2; bin=$(ls -d /usr/lib/postgresql/*/bin | tail -1)
+run() { if [ "$(id -u)" = 0 ]; then runuser -u nobody -- "$@"; else "$@"; fi; }
+if [ "$(id -u)" = 0 ]; then chown -R nobody "$dir"; fi
+chmod 600 "$dir"/*.key
+run "$bin/initdb" -D "$dir/data" -U postgres -A trust -E UTF8 --locale=C -N >"$dir/log" 2>&1 || { cat "$dir/log"; exit 1; }
+cp "$dir/hba" "$dir/data/pg_hba.conf"
+run "$bin/pg_ctl" -D "$dir/data" -l "$dir/server.log" -w start -o "-p $port -c listen_addresses=127.0.0.1 \
+  -c unix_socket_directories='$dir' -c fsync=off -c ssl=on -c ssl_cert_file='$dir/server.pem' \
+  -c ssl_key_file='$dir/server.key' -c ssl_ca_file='$dir/ca.pem'" >>"$dir/log" 2>&1 || { cat "$dir/server.log"; exit 1; }
+echo ready
+cat >/dev/null
+run "$bin/pg_ctl" -D "$dir/data" -m immediate stop >/dev/null 2>&1
+"#;
+
+const HBA: &str = "hostssl all certified 127.0.0.1/32 cert
+hostssl all tls_only 127.0.0.1/32 trust
+hostnossl all plain_only 127.0.0.1/32 trust
+host all postgres 127.0.0.1/32 trust
+";
+
+/// Makes a certificate that has no extensions, and so is of version 1, for the key of the server.
+const VERSION_1: &str = r#"
+cd "$1" && openssl req -new -key server.key -subj /CN=old -out old.csr &&
+openssl x509 -req -in old.csr -CA ca.pem -CAkey ca.key -CAcreateserial -days 2 -out server.pem 2>/dev/null &&
+openssl x509 -in server.pem -noout -text | grep -q 'Version: 1 '
+"#;
+
+struct Server {
+    child: Child,
+    port: u16,
+    dir: tempfile::TempDir,
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        drop(self.child.stdin.take());
+        let _ = self.child.wait();
+    }
+}
+
+impl Server {
+    async fn start() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        certificates(dir.path());
+        std::fs::write(dir.path().join("hba"), HBA).unwrap();
+        let free = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = free.local_addr().unwrap().port();
+        drop(free);
+        let mut child = Command::new("bash")
+            .args(["-c", SERVER, "server"])
+            .arg(dir.path())
+            .arg(port.to_string())
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut line = String::new();
+        let mut out = BufReader::new(child.stdout.take().unwrap());
+        out.read_line(&mut line).unwrap();
+        assert_eq!(line, "ready\n");
+        let server = Self { child, port, dir };
+        server
+            .execute(
+                "CREATE ROLE certified LOGIN; CREATE ROLE tls_only LOGIN; CREATE ROLE plain_only LOGIN; \
+                 CREATE VIEW me AS SELECT ssl FROM pg_stat_ssl WHERE pid = pg_backend_pid(); \
+                 GRANT SELECT ON me TO PUBLIC",
+            )
+            .await;
+        server
+    }
+
+    async fn execute(&self, sql: &str) {
+        let url = format!("postgres://postgres@127.0.0.1:{}/postgres", self.port);
+        postgres_client(&url)
+            .await
+            .batch_execute(sql)
+            .await
+            .unwrap();
+    }
+
+    fn pem(&self, name: &str) -> String {
+        std::fs::read_to_string(self.dir.path().join(name)).unwrap()
+    }
+
+    fn path(&self, name: &str) -> String {
+        self.dir.path().join(name).to_str().unwrap().to_owned()
+    }
+
+    /// Whether there was TLS, for these settings beside those that are always the same.
+    async fn ask(&self, options: BridgeOptions, settings: Value) -> Result<bool, BridgeError> {
+        let mut all = config(json!({
+            "host": "127.0.0.1", "port": self.port, "database": "postgres", "user": "postgres"
+        }));
+        all.extend(config(settings));
+        let source = Source {
+            id: SourceId::new(),
+            name: "s".into(),
+            bridge: "postgres".into(),
+            config: all,
+        };
+        let bridges = Bridges::new(options);
+        let (rows, _) = run(&bridges, &source, &query("me", json!({})), &execution()).await?;
+        Ok(parse(&rows)[0]["ssl"] == true)
+    }
+
+    async fn tls(&self, settings: Value) -> bool {
+        let asked = self.ask(BridgeOptions::default(), settings.clone()).await;
+        asked.unwrap_or_else(|error| panic!("{settings}: {error}"))
+    }
+
+    async fn refused(&self, settings: Value) -> String {
+        match self.ask(BridgeOptions::default(), settings.clone()).await {
+            Err(BridgeError::Unreachable(words)) => words,
+            other => panic!("{settings}: {other:?}"),
+        }
+    }
+}
+
+/// An authority, a certificate of the server for `localhost`, one of a client, and a stranger's authority.
+fn certificates(dir: &Path) {
+    let write = |name: &str, text: String| std::fs::write(dir.join(name), text).unwrap();
+    let authority = |name: &str| {
+        let key = KeyPair::generate().unwrap();
+        let mut params = CertificateParams::new(Vec::new()).unwrap();
+        params.distinguished_name.push(DnType::CommonName, name);
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let pem = params.self_signed(&key).unwrap().pem();
+        (params, key, pem)
+    };
+    let (params, key, pem) = authority("ours");
+    write("ca.pem", pem);
+    write("ca.key", key.serialize_pem());
+    write("stranger.pem", authority("theirs").2);
+    let issuer = Issuer::from_params(&params, &key);
+    let signed = |file: &str, common: &str, names: Vec<String>| {
+        let key = KeyPair::generate().unwrap();
+        let mut params = CertificateParams::new(names).unwrap();
+        params.distinguished_name.push(DnType::CommonName, common);
+        let certificate = params.signed_by(&key, &issuer).unwrap();
+        write(&format!("{file}.pem"), certificate.pem());
+        write(&format!("{file}.key"), key.serialize_pem());
+    };
+    signed("server", "server", vec!["localhost".to_owned()]);
+    signed("client", "certified", Vec::new());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn words_for_tls_mean_what_libpq_means() {
+    let server = Server::start().await;
+    let (ours, theirs) = (server.pem("ca.pem"), server.pem("stranger.pem"));
+    assert!(!server.tls(json!({})).await);
+    assert!(!server.tls(json!({"sslMode": "disable"})).await);
+    assert!(!server.tls(json!({"sslMode": "allow"})).await);
+    assert!(server.tls(json!({"sslMode": "prefer"})).await);
+    assert!(server.tls(json!({"sslMode": "require"})).await);
+    // The certificate is for `localhost`.
+    assert!(
+        server
+            .tls(json!({"sslMode": "verify-ca", "caCertificate": ours}))
+            .await
+    );
+    assert!(
+        server
+            .tls(json!({"host": "localhost", "caCertificate": ours}))
+            .await
+    );
+    let path = server.path("ca.pem");
+    assert!(
+        server
+            .tls(json!({"host": "localhost", "sslMode": "verify-full", "caCertificate": path}))
+            .await
+    );
+    let name = server
+        .refused(json!({"sslMode": "verify-full", "caCertificate": ours}))
+        .await;
+    assert!(name.contains("not valid for name"), "{name}");
+    // An authority that is named is asked, whatever the mode.
+    for mode in ["require", "verify-ca", "verify-full"] {
+        let settings = json!({"host": "localhost", "sslMode": mode, "caCertificate": theirs});
+        let unknown = server.refused(settings).await;
+        assert!(unknown.contains("UnknownIssuer"), "{mode}: {unknown}");
+    }
+    for settings in [
+        json!({"host": "localhost", "ssl": true}),
+        json!({"host": "localhost", "sslMode": "verify-ca"}),
+        json!({"host": "localhost", "caCertificate": "system"}),
+    ] {
+        let unknown = server.refused(settings).await;
+        assert!(unknown.contains("UnknownIssuer"), "{unknown}");
+    }
+    let options = BridgeOptions {
+        ca_file: Some(path.clone().into()),
+        ..BridgeOptions::default()
+    };
+    let settings = json!({"host": "localhost", "ssl": true});
+    assert_eq!(server.ask(options, settings).await, Ok(true));
+    let inline = BridgeOptions {
+        may_dial: Some(std::sync::Arc::new(|_| true)),
+        ..BridgeOptions::default()
+    };
+    let refused = server.ask(inline, json!({"caCertificate": path})).await;
+    assert!(
+        matches!(&refused, Err(BridgeError::Invalid { path, .. }) if path == "config.caCertificate"),
+        "{refused:?}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_wants_only_one_of_tls_and_plain_gets_it_and_clients_show_certificates() {
+    let server = Server::start().await;
+    for mode in ["allow", "prefer", "require"] {
+        let settings = json!({"user": "tls_only", "sslMode": mode});
+        assert!(server.tls(settings).await, "{mode}");
+    }
+    for mode in ["disable", "allow", "prefer"] {
+        let settings = json!({"user": "plain_only", "sslMode": mode});
+        assert!(!server.tls(settings).await, "{mode}");
+    }
+    server
+        .refused(json!({"user": "plain_only", "sslMode": "require"}))
+        .await;
+    server
+        .refused(json!({"user": "tls_only", "sslMode": "disable"}))
+        .await;
+    let (certificate, key) = (server.pem("client.pem"), server.pem("client.key"));
+    let shown = json!({
+        "user": "certified", "sslMode": "require", "clientCertificate": certificate, "clientKey": key
+    });
+    assert!(server.tls(shown).await);
+    server
+        .refused(json!({"user": "certified", "sslMode": "require"}))
+        .await;
+    let url = format!(
+        "postgres://certified@localhost:{}/postgres?sslmode=verify-full&sslrootcert={}&sslcert={}&sslkey={}",
+        server.port,
+        server.path("ca.pem"),
+        server.path("client.pem"),
+        server.path("client.key"),
+    );
+    let source = Source {
+        id: SourceId::new(),
+        name: "s".into(),
+        bridge: "postgres".into(),
+        config: config(json!({"url": url})),
+    };
+    let bridges = Bridges::new(BridgeOptions::default());
+    let test = operation(Kind::Test, "", json!({}));
+    run(&bridges, &source, &test, &execution()).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_certificate_of_version_1_is_good_enough_where_nothing_is_checked() {
+    let server = Server::start().await;
+    let made = Command::new("bash")
+        .args(["-c", VERSION_1, "old"])
+        .arg(server.dir.path())
+        .status()
+        .unwrap();
+    assert!(made.success());
+    server.execute("SELECT pg_reload_conf()").await;
+    let ours = server.pem("ca.pem");
+    let mut refused = String::new();
+    for _ in 0..100 {
+        let settings = json!({"sslMode": "verify-ca", "caCertificate": ours});
+        match server.ask(BridgeOptions::default(), settings).await {
+            Err(error) => {
+                refused = error.to_string();
+                break;
+            }
+            Ok(_) => tokio::time::sleep(std::time::Duration::from_millis(50)).await,
+        }
+    }
+    assert!(refused.contains("UnsupportedCertVersion"), "{refused}");
+    for mode in ["prefer", "require"] {
+        assert!(server.tls(json!({"sslMode": mode})).await, "{mode}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_account_of_mariadb_may_log_in_by_ed25519() {
+    let db = TestDb::new(Engine::MySql, "CREATE TABLE me (n INT)").await;
+    let version = db.texts("SELECT VERSION()").await.concat();
+    if !version.to_lowercase().contains("mariadb") {
+        return;
+    }
+    let user = format!("sl_{}", &uuid::Uuid::new_v4().simple().to_string()[..12]);
+    db.run("INSTALL PLUGIN IF NOT EXISTS ed25519 SONAME 'auth_ed25519'")
+        .await;
+    db.run(&format!(
+        "CREATE USER {user} IDENTIFIED VIA ed25519 USING PASSWORD('pw'); GRANT SELECT ON *.* TO {user}"
+    ))
+    .await;
+    let mut url = url::Url::parse(db.source.config["url"].as_str().unwrap()).unwrap();
+    url.set_username(&user).unwrap();
+    let bridges = Bridges::new(BridgeOptions::default());
+    let mut outcomes = Vec::new();
+    for password in ["pw", "wrong"] {
+        url.set_password(Some(password)).unwrap();
+        let mut source = db.source.clone();
+        source.config.insert("url".into(), json!(url.as_str()));
+        outcomes.push(run(&bridges, &source, &query("me", json!({})), &execution()).await);
+    }
+    db.run(&format!("DROP USER {user}")).await;
+    assert!(outcomes[0].is_ok(), "{:?}", outcomes[0]);
+    assert!(
+        matches!(outcomes[1], Err(BridgeError::Unreachable(_))),
+        "{:?}",
+        outcomes[1]
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn mysql_prefers_tls_and_does_without_where_there_is_none() {
+    let db = TestDb::new(Engine::MySql, "CREATE TABLE me (n INT)").await;
+    let has_tls = db.texts("SELECT @@have_ssl").await == ["YES"];
+    for (mode, expected) in [
+        ("DISABLED", true),
+        ("PREFERRED", true),
+        ("REQUIRED", has_tls),
+    ] {
+        let mut source = db.source.clone();
+        source.config.insert("sslMode".into(), json!(mode));
+        let bridges = Bridges::new(BridgeOptions::default());
+        let asked = run(&bridges, &source, &query("me", json!({})), &execution()).await;
+        assert_eq!(asked.is_ok(), expected, "{mode}: {asked:?}");
+    }
+}
