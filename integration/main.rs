@@ -31,6 +31,7 @@ mod hot_path;
 mod many_gateways;
 mod memory;
 mod module_tree;
+mod poolers;
 mod protocol1;
 mod protocol2;
 mod rolling;

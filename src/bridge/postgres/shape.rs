@@ -146,7 +146,9 @@ impl Session<'_> {
         let known = u32::try_from(oid).ok().and_then(Type::from_oid);
         let kind: String = self.get(row, 5)?;
         let labels: Option<Vec<String>> = self.get(row, 13)?;
-        let element: Option<i64> = self.get(row, 15)?;
+        // These two are arrays only to the catalogue; the server does not even read its own binary form of them.
+        let vector = matches!(known, Some(Type::INT2_VECTOR | Type::OID_VECTOR));
+        let element: Option<i64> = self.get::<Option<i64>>(row, 15)?.filter(|_| !vector);
         let type_name: String = self.get(row, 6)?;
         let (ordered, equality): (bool, bool) = (self.get(row, 10)?, self.get(row, 11)?);
         let send: Option<String> = self.get(row, 12)?;
@@ -171,10 +173,10 @@ impl Session<'_> {
                 (false, ..) => Order::None,
                 // Without a binary form there is nothing to compare with, and a row of nulls is null in a comparison only.
                 (true, None, None) => Order::Unspoken,
-                _ if kind == "c" => Order::Unspoken,
+                _ if kind == "c" || vector => Order::Unspoken,
                 (true, ..) => Order::Value,
             },
-            has_equality: equality,
+            has_equality: equality && !vector,
             type_name,
             send: send.filter(|_| known.is_none()),
             is_loose: self.get(row, 14)?,

@@ -19,8 +19,8 @@ const INTEGER_DIGITS: u64 = 19;
 const NUMERIC_DIGITS: u64 = 131_072;
 const NUMERIC_SCALE: u32 = 16_383;
 /// The years of a date and of a timestamp.
-const DATE_YEARS: std::ops::RangeInclusive<i64> = -4_712..=5_874_896;
-const TIMESTAMP_YEARS: std::ops::RangeInclusive<i64> = -4_712..=294_275;
+const DATE_YEARS: std::ops::RangeInclusive<i64> = -4_712..=5_874_897;
+const TIMESTAMP_YEARS: std::ops::RangeInclusive<i64> = -4_712..=294_276;
 
 /// JSON that `json` takes and `jsonb` does not: a NUL, half a surrogate pair, a number with an absurd exponent.
 const NOT_JSONB: &str = r"(?<!\\)(\\\\)*\\u0000|\\u[dD][89aAbB][0-9a-fA-F]{2}(?!\\u[dD][c-fC-F])|(?<!\\u[dD][89aAbB][0-9a-fA-F]{2})\\u[dD][c-fC-F]|[0-9][eE][+-]?0*[0-9]{6,}";

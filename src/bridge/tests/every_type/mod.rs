@@ -117,6 +117,13 @@ impl Table<'_> {
         for row in &rows {
             let value = &row["v"];
             // No request may hold a NUL; the null of JSON is shown like SQL's, which is what a filter means by it.
+            // An array of documents that are arrays is shown like an array of arrays.
+            if self.type_name.starts_with("json") && self.type_name.ends_with("[]") {
+                shown = Some(value.to_string())
+                    .filter(|_| !value.is_null())
+                    .or(shown);
+                continue;
+            }
             let is_json = self.type_name.to_ascii_lowercase().contains("json");
             // MariaDB compares numbers in JSON as they are written: 1e2 is not 1e+2.
             let is_written_twice = is_json && value.is_number() && value.to_string().contains('e');
