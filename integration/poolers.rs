@@ -1,4 +1,4 @@
-//! A PgBouncer between the product and PostgreSQL, which the customer's own application shares: whatever the product
+//! A `PgBouncer` between the product and PostgreSQL, which the customer's own application shares: whatever the product
 //! does leaves nothing behind on the server's connections.
 
 use std::fs;
@@ -13,7 +13,7 @@ use crate::support::eventually::holds;
 use crate::support::stage::Stage;
 use crate::support::{Database, Engine, PATIENCE, eventually};
 
-/// A PgBouncer in front of one database, with that database's own role.
+/// A `PgBouncer` in front of one database, with that database's own role.
 struct PgBouncer {
     process: Child,
     port: u16,
@@ -51,11 +51,8 @@ impl PgBouncer {
             _dir: dir,
         };
         eventually("PgBouncer listens", PATIENCE, async || {
-            holds(
-                tokio::net::TcpStream::connect(("127.0.0.1", port))
-                    .await
-                    .is_ok(),
-            )
+            let connected = tokio::net::TcpStream::connect(("127.0.0.1", port)).await;
+            holds(connected.is_ok(), connected)
         })
         .await;
         bouncer
@@ -191,7 +188,8 @@ async fn use_all(stage: &Stage) {
     assert!(given_up.is_err());
     let (started, database) = (Instant::now(), &stage.database);
     eventually("the slow query is stopped", PATIENCE, async || {
-        holds(database.running().await.is_empty())
+        let running = database.running().await;
+        holds(running.is_empty(), running)
     })
     .await;
     assert!(started.elapsed() < Duration::from_secs(30));

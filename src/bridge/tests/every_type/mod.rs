@@ -33,6 +33,9 @@ struct Table<'a> {
     type_name: String,
 }
 
+/// An order, and the ids of all rows in it.
+type Expected<'a> = (Vec<(&'a str, &'a str)>, Vec<i64>);
+
 /// Rows in the order of these terms.
 fn terms(order: &[(&str, &str)]) -> Value {
     let terms = order
@@ -84,11 +87,7 @@ impl Table<'_> {
     }
 
     /// Checks the pages against the order that the database itself gives.
-    async fn check_pages(
-        &self,
-        expected: &[(Vec<(&str, &str)>, Vec<i64>)],
-        faults: &mut Vec<String>,
-    ) {
+    async fn check_pages(&self, expected: &[Expected<'_>], faults: &mut Vec<String>) {
         for (order, ids) in expected {
             for size in [1, 2, 3, 7] {
                 match self.pages(order, size).await {
