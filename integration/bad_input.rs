@@ -513,7 +513,9 @@ async fn a_client_that_hangs_up_in_its_request_is_nothing_to_speak_of() {
     stage.assert_serves().await;
     stage.gateway.assert_healthy().await;
     eventually("no job was made of it", PATIENCE, async || {
-        let jobs = stage.gateway.admin().jobs("limit=100").await;
+        let mut jobs = stage.gateway.admin().jobs("limit=100").await;
+        // Making the lens has looked at its table.
+        jobs.retain(|job| job["kind"] == "query");
         if jobs.len() == 1 {
             Ok(())
         } else {

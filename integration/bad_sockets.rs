@@ -290,21 +290,17 @@ async fn a_runner_that_stops_reading_is_closed_and_only_its_jobs_fail() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_row_larger_than_a_frame_ends_its_job_and_the_runner_goes_on() {
-    for engine in Engine::ALL {
+async fn a_row_larger_than_a_row_may_be_ends_its_job_and_the_runner_goes_on() {
+    // MariaDB does not make a text that long by itself.
+    for engine in [Engine::Postgres, Engine::Sqlite] {
         let mut stage = Stage::inline(engine).await;
-        let column = if engine == Engine::Mysql {
-            "LONGTEXT"
-        } else {
-            "TEXT"
-        };
         let large = if engine == Engine::Sqlite {
-            "printf('%.2000000c', 'x')"
+            "printf('%.17000000c', 'x')"
         } else {
-            "repeat('x', 2000000)"
+            "repeat('x', 17000000)"
         };
         let sql = format!(
-            "CREATE TABLE huge (id INTEGER PRIMARY KEY, title {column}); INSERT INTO huge VALUES (1, {large})"
+            "CREATE TABLE huge (id INTEGER PRIMARY KEY, title TEXT); INSERT INTO huge VALUES (1, {large})"
         );
         stage.database.execute(&sql).await;
         stage.add_titles_lens("huge", &stage.source, "huge").await;

@@ -1,6 +1,7 @@
 //! One job from the frame that brought it to the frame that ends it: what to execute, where, with which
 //! credentials, and what to answer. Every job is answered exactly once, whatever happens to it.
 
+use std::collections::BTreeMap;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,7 +24,8 @@ use crate::protocol::{
     AssignedSource, Chunk, CredentialsLocation, Done, DoneMeta, Encoding, Job, JobRequest,
     JobSource, Limits, MAX_MESSAGE_BYTES, ROWS_HEADER_BYTES, RunnerFrame,
 };
-use crate::query::operation::{Kind, Operation, Paging};
+use crate::query::lens::FieldType;
+use crate::query::operation::{ColumnTypes, Kind, Operation, Paging};
 
 /// How long a bridge that does not notice its deadline or its cancellation is waited for.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -181,7 +183,7 @@ async fn answer(start: Start, links: &JobLinks) -> Result<(Kind, Outcome), Failu
             keys,
             after,
         },
-        types,
+        types: known(types),
         max_batch_bytes: max_payload(links),
         max_row_bytes: max_row(links),
     };
@@ -327,6 +329,17 @@ fn local_config(name: &str, bridge: &str, links: &JobLinks) -> Result<Map<String
     let typed = |bridge: &str, key: &str, text: &str| links.executor.typed_value(bridge, key, text);
     let config = links.credentials.config_of(name, bridge, local, &typed);
     config.map_err(|e| Failure::new("SOURCE_UNREACHABLE", e.to_string()))
+}
+
+/// The types that this runner knows; of others it says nothing.
+fn known(types: BTreeMap<String, String>) -> ColumnTypes {
+    let known = |(column, name): (String, String)| {
+        let kind = FieldType::ALL
+            .into_iter()
+            .find(|kind| kind.as_str() == name);
+        Some((column, kind?))
+    };
+    types.into_iter().filter_map(known).collect()
 }
 
 /// The frame of a job that failed. Protocol 1 has no place for the path but the message.

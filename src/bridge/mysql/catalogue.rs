@@ -93,7 +93,7 @@ impl Session<'_> {
         sql: &str,
         params: Params,
     ) -> Result<Vec<T>, BridgeError> {
-        let sql = self.limited(sql);
+        let sql = self.limited(sql, 0);
         let rows = self.connection.conn.exec(sql, params).await;
         rows.map_err(|error| failure(self.job, error))
     }

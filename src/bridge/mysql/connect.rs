@@ -17,7 +17,10 @@ use crate::bridge::sql::Dialect;
 /// What every session is told before its first statement; resetting the connection, as pools of others do, undoes it.
 /// The mode makes `\` the escape in patterns whatever the server's setting, and takes zero dates for dates.
 const SESSION: &str = "SET NAMES utf8mb4, SESSION time_zone = '+00:00', \
-    SESSION sql_mode = 'STRICT_TRANS_TABLES,NO_ENGINE_SUBSTITUTION'";
+    SESSION sql_mode = 'STRICT_TRANS_TABLES,NO_ENGINE_SUBSTITUTION', \
+    SESSION sql_select_limit = 18446744073709551615, SESSION sql_auto_is_null = 0";
+/// Which server it is: behind one name there may be several, each with its own numbers for connections.
+const SERVER: &str = "CONCAT_WS(':', @@hostname, @@port, @@server_id)";
 
 /// Opens connections to one database.
 pub(super) struct Connector {
@@ -67,10 +70,10 @@ impl Connector {
             let mut conn = self.open().await?;
             let session = async {
                 conn.query_drop(SESSION).await?;
-                conn.query_first::<(u64, String), _>("SELECT CONNECTION_ID(), VERSION()")
-                    .await
+                let who = format!("SELECT CONNECTION_ID(), VERSION(), {SERVER}");
+                conn.query_first::<(u64, String, String), _>(who).await
             };
-            let (id, version) = session
+            let (id, version, server) = session
                 .await
                 .map_err(failure::of_connecting)?
                 .unwrap_or_default();
@@ -83,6 +86,7 @@ impl Connector {
             Ok(Connection {
                 conn,
                 id,
+                server,
                 version,
                 dialect,
                 at_rest: true,
@@ -110,9 +114,19 @@ impl Connector {
         .map_err(failure::of_connecting)
     }
 
-    /// Stops what another connection is doing.
-    pub(super) async fn kill(&self, id: u64) -> Result<(), BridgeError> {
+    /// Stops what another connection is doing, if this way leads to its server: on another one that number is
+    /// somebody else's.
+    pub(super) async fn kill(&self, id: u64, server: &str) -> Result<(), BridgeError> {
         let mut conn = self.open().await?;
+        let reached: Option<String> = conn
+            .query_first(format!("SELECT {SERVER}"))
+            .await
+            .map_err(failure::of_connecting)?;
+        if reached.as_deref() != Some(server) {
+            return Err(BridgeError::Unreachable(
+                "another server answers under this name".into(),
+            ));
+        }
         conn.query_drop(format!("KILL QUERY {id}"))
             .await
             .map_err(failure::of_connecting)?;

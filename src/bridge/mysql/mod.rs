@@ -31,8 +31,8 @@ use super::sql::{Builder, Class, Dialect, Param, Prepared, Shape, Statement};
 use super::{BridgeError, Outcome};
 use crate::query::filter::Filter;
 
-/// What begins the transaction of an execution.
-const BEGIN: &str = "START TRANSACTION WITH CONSISTENT SNAPSHOT, READ ONLY";
+/// What begins the transaction of an execution. Only at this level is there a snapshot to be consistent with.
+const BEGIN: &str = "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ; START TRANSACTION WITH CONSISTENT SNAPSHOT, READ ONLY";
 /// How many bytes of a value count when rows are ordered by it. The server's own limit may be a few, and rows that are
 /// alike so far would come in any order; `LONG_TEXT` in the dialect's SQL keeps within this one.
 const MAX_SORT_LENGTH: u32 = 65_535;
@@ -50,6 +50,8 @@ pub(super) struct Connection {
     conn: mysql_async::Conn,
     /// The server's own number for it; a proxy's greeting may say another.
     id: u64,
+    /// Which server that is.
+    server: String,
     version: String,
     dialect: Dialect,
     /// Whether nothing is under way on it.
@@ -119,7 +121,11 @@ impl Database for MySql {
         if connection.conn.is_disconnected() {
             return;
         }
-        let killed = tokio::time::timeout(KILL_TIMEOUT, self.connector.kill(connection.id)).await;
+        let killed = tokio::time::timeout(
+            KILL_TIMEOUT,
+            self.connector.kill(connection.id, &connection.server),
+        )
+        .await;
         if !matches!(killed, Ok(Ok(()))) {
             log::warn!("a query could not be killed at the database; its connection is closed");
         }
@@ -226,7 +232,7 @@ impl Session<'_> {
     ) -> Result<(), BridgeError> {
         let job = self.job;
         let params = params(&query.statement);
-        let sql = self.limited(&query.statement.sql);
+        let sql = self.limited(&query.statement.sql, query.ordering.long_keys());
         let result = self.connection.conn.exec_iter(sql, params).await;
         let mut result = result.map_err(|error| failure(job, error))?;
         let is_json = |i: usize| {
@@ -261,7 +267,7 @@ impl Session<'_> {
 
     /// The one number that a statement answers.
     async fn number(&mut self, statement: &Statement) -> Result<u64, BridgeError> {
-        let sql = self.limited(&statement.sql);
+        let sql = self.limited(&statement.sql, 0);
         let number = self
             .connection
             .conn
@@ -274,17 +280,28 @@ impl Session<'_> {
 
     /// The statement with its settings, which are its own: a pooler may hand the session to somebody else afterwards.
     /// The time is in whole seconds, so that the text is the same again and again and is prepared once.
-    fn limited(&self, select: &str) -> String {
+    /// Each long text that rows are ordered by needs room for some keys, which a server may not give by itself.
+    fn limited(&self, select: &str, long_keys: usize) -> String {
         let seconds = self.job.remaining_ms().div_ceil(1000);
+        let room = 16 * MAX_SORT_LENGTH as usize * long_keys;
+        let buffer = |before: &str| match long_keys {
+            0 => String::new(),
+            _ => format!("{before}sort_buffer_size = {room}"),
+        };
         self.job.tagged(&match self.connection.dialect {
             Dialect::MariaDb => format!(
-                "SET STATEMENT max_statement_time = {seconds}, max_sort_length = {MAX_SORT_LENGTH} FOR {select}"
+                "SET STATEMENT max_statement_time = {seconds}, max_sort_length = {MAX_SORT_LENGTH}{} FOR {select}",
+                buffer(", ")
             ),
             _ => select.replacen(
                 "SELECT",
                 &format!(
-                    "SELECT /*+ MAX_EXECUTION_TIME({}) SET_VAR(max_sort_length = {MAX_SORT_LENGTH}) */",
-                    seconds * 1000
+                    "SELECT /*+ MAX_EXECUTION_TIME({}) SET_VAR(max_sort_length = {MAX_SORT_LENGTH}) {}*/",
+                    seconds * 1000,
+                    match long_keys {
+                        0 => String::new(),
+                        _ => format!("SET_VAR({}) ", buffer("")),
+                    }
                 ),
                 1,
             ),

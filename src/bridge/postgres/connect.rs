@@ -1,8 +1,13 @@
 //! Connecting to PostgreSQL: configuration, TLS, and the cancel request, which needs a connection too.
 
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
+use anyhow::Context as _;
 use serde_json::{Map, Value};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_postgres::config::{Host, SslMode};
 use tokio_postgres::error::SqlState;
 use tokio_postgres::{CancelToken, Config as PgConfig, NoTls};
@@ -96,15 +101,60 @@ impl Connector {
     }
 
     /// Asks the database to stop what a connection is doing.
-    pub(super) async fn cancel(
-        &self,
-        token: CancelToken,
-        tls: &Tls,
-    ) -> Result<(), tokio_postgres::Error> {
-        match tls {
-            Tls::None => token.cancel_query(NoTls).await,
-            Tls::Rustls(tls) => token.cancel_query(tls.clone()).await,
+    pub(super) async fn cancel(&self, token: CancelToken, tls: &Tls) -> anyhow::Result<()> {
+        match (tls, self.config.get_hosts()) {
+            (Tls::None, [Host::Tcp(_)]) => self.cancel_politely(token).await,
+            (Tls::None, _) => Ok(token.cancel_query(NoTls).await?),
+            (Tls::Rustls(tls), _) => Ok(token.cancel_query(tls.clone()).await?),
         }
+    }
+
+    /// Cancels as libpq does, which waits for the server to hang up: PgBouncer (seen with 1.18) ends with all of its
+    /// connections when the client hangs up first.
+    async fn cancel_politely(&self, token: CancelToken) -> anyhow::Result<()> {
+        let config = self.resolved().await?;
+        let port = config.get_ports().first().copied().unwrap_or(5432);
+        let address = config.get_hostaddrs().first().copied();
+        let address = address.context("the database's address is not known")?;
+        let stream = tokio::net::TcpStream::connect((address, port))
+            .await?
+            .into_std()?;
+        let mut other = tokio::net::TcpStream::from_std(stream.try_clone()?)?;
+        let stream = tokio::net::TcpStream::from_std(stream)?;
+        token.cancel_query_raw(KeptOpen(stream), NoTls).await?;
+        tokio::io::copy(&mut other, &mut tokio::io::sink()).await?;
+        Ok(())
+    }
+}
+
+/// A stream that its user does not shut down.
+struct KeptOpen(tokio::net::TcpStream);
+
+impl AsyncRead for KeptOpen {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for KeptOpen {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.0).poll_write(cx, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_flush(cx)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.poll_flush(cx)
     }
 }
 

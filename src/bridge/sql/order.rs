@@ -44,6 +44,12 @@ pub(in crate::bridge) struct Ordering {
 }
 
 impl Ordering {
+    /// How many long texts rows are ordered by.
+    pub(in crate::bridge) fn long_keys(&self) -> usize {
+        let long = |term: &&Term| matches!(&term.by, By::Column(column) if column.is_long);
+        self.terms.iter().filter(long).count()
+    }
+
     /// Whether rows may share a place, so that it must be counted how many do.
     pub(in crate::bridge) fn has_repeats(&self) -> bool {
         self.terms

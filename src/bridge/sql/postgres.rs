@@ -515,7 +515,11 @@ pub(super) fn json_contains(by: &Column, value: &Value) -> Expr {
 /// A column in the binary form in which it is compared with later.
 pub(super) fn key(by: &Column) -> Expr {
     match &by.send {
-        Some(send) => Expr::cust_with_expr(format!("{send}($1)"), column(&by.name)),
+        // Functions for all enums, arrays or ranges do not take a domain of one.
+        Some(send) => {
+            let based = column(&by.name).cast_as(by.type_name.clone());
+            Expr::cust_with_expr(format!("{send}($1)"), based)
+        }
         None => column(&by.name),
     }
 }

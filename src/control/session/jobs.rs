@@ -1,5 +1,6 @@
 //! How a job is taken, claimed, sent, cancelled and settled by one session.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use actix::prelude::*;
@@ -18,7 +19,6 @@ use crate::control::picker::SessionChanged;
 use crate::control::reply::{Consumption, Finished};
 use crate::ids::{AttemptId, GatewayId};
 use crate::protocol::{self, GatewayFrame, JobParams, JobRequest, JobSource, RefusedReason};
-use crate::query::operation::ColumnTypes;
 use crate::query::plan::continued_by_filter;
 use crate::storage::StoreError;
 
@@ -195,9 +195,12 @@ impl RunnerSession {
             asked: paging.map(|paging| paging.asked),
             after: paging.and_then(|paging| paging.after.clone()),
             types: if two {
-                job.spec.types.clone()
+                let types = job.spec.types.iter();
+                types
+                    .map(|(column, kind)| (column.clone(), kind.as_str().to_owned()))
+                    .collect()
             } else {
-                ColumnTypes::new()
+                BTreeMap::new()
             },
             traceparent: None,
         })))

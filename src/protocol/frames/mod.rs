@@ -3,13 +3,14 @@
 //! Unknown fields are ignored, an unknown `type` is an error. Parsing reads the tag first and then the one
 //! struct that it names, so that raw JSON in a frame (a row, a request) is never taken apart on the way.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use serde_json::value::RawValue;
 
 use super::ProtocolError;
 use crate::ids::{AttemptId, GatewayId, InstanceId, JobId, SessionId, SourceId};
-use crate::query::operation::ColumnTypes;
 
 /// What a runner sends.
 #[derive(Debug, Clone, Serialize)]
@@ -377,8 +378,8 @@ pub struct Job {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub after: Option<Vec<Value>>,
     /// What columns hold where the lens says more than they do: `boolean`, `decimal`, `date`, `enum`.
-    #[serde(default, skip_serializing_if = "ColumnTypes::is_empty")]
-    pub types: ColumnTypes,
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub types: BTreeMap<String, String>,
     /// W3C trace context.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub traceparent: Option<String>,
