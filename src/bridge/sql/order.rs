@@ -148,7 +148,8 @@ impl Builder<'_> {
         };
         let by = match (&term.by, self.dialect) {
             (By::Column(by), Dialect::MySql | Dialect::MariaDb) => mysql::sorted_by(by),
-            (By::Column(by), _) => column(&by.name),
+            (By::Column(by), Dialect::Postgres) => postgres::sorted_by(by),
+            (By::Column(by), Dialect::Sqlite) => column(&by.name),
             (By::RowDigest, _) => self.row_digest(),
         };
         if term.nullable && self.dialect != Dialect::Postgres {
@@ -250,7 +251,8 @@ impl Builder<'_> {
         match (&term.by, self.dialect) {
             (By::RowDigest, _) => self.row_digest(),
             (By::Column(by), Dialect::MySql | Dialect::MariaDb) => mysql::ordered_by(by),
-            (By::Column(by), _) => column(&by.name),
+            (By::Column(by), Dialect::Postgres) => postgres::compared(by),
+            (By::Column(by), Dialect::Sqlite) => column(&by.name),
         }
     }
 

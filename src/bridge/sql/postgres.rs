@@ -5,7 +5,7 @@ use serde_json::Value;
 
 use super::condition::{always, bytes, comparison, label, never, wrong};
 use super::number::{Fitted, beyond, fit, is_single};
-use super::shape::{Class, Column, Shape};
+use super::shape::{Class, Column, Read, Shape};
 use super::{BYTES, bytes_value, column, join};
 use crate::bridge::BridgeError;
 use crate::bridge::keys::{KeyValue, stale};
@@ -104,7 +104,7 @@ pub(super) fn compare(by: &Column, op: Comparison, value: &Value) -> Result<Expr
 
 fn left(by: &Column, left: Left) -> Expr {
     match left {
-        Left::Column => column(&by.name),
+        Left::Column => compared(by),
         Left::Cast(to) => column(&by.name).cast_as(to),
         Left::Json => column(&by.name).cast_as("jsonb"),
     }
@@ -510,6 +510,25 @@ pub(super) fn json_contains(by: &Column, value: &Value) -> Expr {
     json_condition(by, false, |json| {
         Expr::cust_with_exprs("($1 @> $2)", [json, value])
     })
+}
+
+/// A column as it is compared. What enums, arrays and ranges have in common is not for domains of them, so it is
+/// named by the type behind; for the type itself that says nothing.
+pub(super) fn compared(by: &Column) -> Expr {
+    let generic = by.send.is_some() || matches!(by.class, Class::Enum(_) | Class::Array(_));
+    match generic && !by.type_name.is_empty() {
+        true => column(&by.name).cast_as(by.type_name.clone()),
+        false => column(&by.name),
+    }
+}
+
+/// A column as rows are ordered by it. A bare name would mean the output column of that name, which for a column that
+/// is read as text is the text.
+pub(super) fn sorted_by(by: &Column) -> Expr {
+    match by.read {
+        Read::Plain => column(&by.name),
+        _ => column(&by.name).cast_as(by.type_name.clone()),
+    }
 }
 
 /// A column in the binary form in which it is compared with later.

@@ -49,7 +49,7 @@ impl Table<'_> {
     async fn pages(&self, order: &[(&str, &str)], size: u64) -> Result<Vec<i64>, BridgeError> {
         let mut complete = order.to_vec();
         complete.push(("id", "asc"));
-        let options = json!({"orderBy": terms(&complete), "limit": size, "select": ["id"]});
+        let options = json!({"orderBy": terms(&complete), "limit": size, "select": ["id", "v"]});
         let operation = query(&self.name, options);
         let mut execution = execution();
         execution.paging = Paging {
