@@ -27,7 +27,10 @@ const ALLOWED: &[(&str, &[&str])] = &[
         "control",
         &["bridge", "domain", "protocol", "query", "storage"],
     ),
-    ("runner", &["bridge", "logging", "no_proxy", "protocol", "query"]),
+    (
+        "runner",
+        &["bridge", "logging", "no_proxy", "protocol", "query"],
+    ),
     ("bridge", &["query", "tls"]),
     ("storage", &["domain", "tls"]),
     ("cli", &["no_proxy", "process", "web"]),
