@@ -46,8 +46,19 @@ impl Shapes {
         shape
     }
 
-    /// Forgets a shape that turned out to be wrong.
-    pub(super) fn forget(&self, target: &Target) {
+    /// Whether something failed that may be because a table is not as it was; it is looked at anew then.
+    pub(super) fn are_stale<T>(&self, target: &Target, result: &Result<T, BridgeError>) -> bool {
+        let stale = matches!(
+            result,
+            Err(BridgeError::QueryFailed(_) | BridgeError::Invalid { .. })
+        );
+        if stale {
+            self.forget(target);
+        }
+        stale
+    }
+
+    fn forget(&self, target: &Target) {
         self.0
             .lock()
             .unwrap_or_else(PoisonError::into_inner)

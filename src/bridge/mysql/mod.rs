@@ -156,7 +156,7 @@ impl Session<'_> {
             Request::Count { target, filter } => {
                 let remembered = self.shapes.get(target).is_some();
                 let mut total = self.count(target, filter).await;
-                if remembered && self.is_stale(target, &total) {
+                if remembered && self.shapes.are_stale(target, &total) {
                     total = self.count(target, filter).await;
                 }
                 Ok(Outcome {
@@ -167,24 +167,13 @@ impl Session<'_> {
             Request::Query(query) => {
                 let remembered = self.shapes.get(&query.target).is_some();
                 let result = self.query(query, rows).await;
-                if remembered && !rows.has_begun() && self.is_stale(&query.target, &result) {
+                if remembered && !rows.has_begun() && self.shapes.are_stale(&query.target, &result)
+                {
                     return self.query(query, rows).await;
                 }
                 result
             }
         }
-    }
-
-    /// Whether something failed that may be because a table is not as it was; it is looked at anew then.
-    fn is_stale<T>(&self, target: &Target, result: &Result<T, BridgeError>) -> bool {
-        let stale = matches!(
-            result,
-            Err(BridgeError::QueryFailed(_) | BridgeError::Invalid { .. })
-        );
-        if stale {
-            self.shapes.forget(target);
-        }
-        stale
     }
 
     fn builder<'b>(&self, shape: &'b Shape) -> Builder<'b>

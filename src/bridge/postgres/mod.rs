@@ -14,6 +14,7 @@ mod failure;
 mod settings;
 mod shape;
 
+use std::borrow::Cow;
 use std::error::Error as _;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Duration;
@@ -241,7 +242,7 @@ impl Session<'_> {
                 let filter = &self.with_known_characters(target, filter).await?;
                 let remembered = self.shapes.get(target).is_some();
                 let mut total = self.count(target, filter).await;
-                if remembered && self.is_stale(target, &total) {
+                if remembered && self.shapes.are_stale(target, &total) {
                     self.begin_again().await?;
                     total = self.count(target, filter).await;
                 }
@@ -254,31 +255,24 @@ impl Session<'_> {
                 let known = self
                     .with_known_characters(&query.target, &query.filter)
                     .await?;
-                let query = &Query {
-                    filter: known.into_owned(),
-                    ..query.clone()
+                let changed = match known {
+                    Cow::Borrowed(_) => None,
+                    Cow::Owned(filter) => Some(Query {
+                        filter,
+                        ..query.clone()
+                    }),
                 };
+                let query = changed.as_ref().unwrap_or(query);
                 let remembered = self.shapes.get(&query.target).is_some();
                 let result = self.query(query, rows).await;
-                if remembered && !rows.has_begun() && self.is_stale(&query.target, &result) {
+                if remembered && !rows.has_begun() && self.shapes.are_stale(&query.target, &result)
+                {
                     self.begin_again().await?;
                     return self.query(query, rows).await;
                 }
                 result
             }
         }
-    }
-
-    /// Whether something failed that may be because a table is not as it was; it is looked at anew then.
-    fn is_stale<T>(&self, target: &Target, result: &Result<T, BridgeError>) -> bool {
-        let stale = matches!(
-            result,
-            Err(BridgeError::QueryFailed(_) | BridgeError::Invalid { .. })
-        );
-        if stale {
-            self.shapes.forget(target);
-        }
-        stale
     }
 
     /// Leaves a transaction that has failed for a new one of the same kind.
