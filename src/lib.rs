@@ -112,9 +112,9 @@ pub mod domain;
 pub mod gateway;
 pub mod ids;
 pub mod logging;
-#[cfg(feature = "gateway")]
 #[cfg(any(feature = "gateway", feature = "runner"))]
 pub mod no_proxy;
+#[cfg(feature = "gateway")]
 pub mod process;
 pub mod protocol;
 pub mod query;
