@@ -416,7 +416,7 @@ async fn the_same_request_under_the_same_key_is_one_job() {
         "also when it is over"
     );
     session.assert_silent(Duration::from_millis(1500)).await;
-    assert_eq!(admin.jobs("").await.len(), 2);
+    assert_eq!(admin.queries("").await.len(), 2);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -477,7 +477,7 @@ async fn what_is_wrong_is_refused_at_once_and_recorded_nowhere() {
     let browser = caller.with_key(&text(&key.expect(201), "key"));
     let denied = submit_to(&browser, "products", json!({}), &[]).await;
     denied.expect_error(403, "access_denied");
-    assert_eq!(admin.jobs("").await, Vec::<Value>::new());
+    assert_eq!(admin.queries("").await, Vec::<Value>::new());
 
     // Without the preference the key means nothing, and the answer is not kept.
     let request = caller

@@ -11,7 +11,7 @@ use tempfile::TempDir;
 
 use crate::support::eventually::holds;
 use crate::support::stage::Stage;
-use crate::support::{Database, Engine, PATIENCE, eventually};
+use crate::support::{Database, Engine, PATIENCE, RunnerProcess, eventually};
 
 /// A `PgBouncer` in front of one database, with that database's own role.
 struct PgBouncer {
@@ -231,7 +231,7 @@ async fn nothing_stays_behind_on_a_poolers_connections() {
         // From the gateway itself, and then through two runners, one of which starts anew.
         use_all(&stage).await;
         assert_eq!(seen_by(&application).await, before, "{mode} {size}, inline");
-        stage.add_runner("one").await;
+        let first = stage.add_runner("one").await;
         stage.add_runner("two").await;
         for round in 0..2 {
             use_all(&stage).await;
@@ -242,7 +242,8 @@ async fn nothing_stays_behind_on_a_poolers_connections() {
             );
             if round == 0 {
                 drop(stage.runners.remove(0));
-                stage.add_runner("three").await;
+                stage.gateway.until_runner_is(&first, "offline").await;
+                stage.runners.push(RunnerProcess::start(&stage.gateway, &first).await);
             }
         }
     }

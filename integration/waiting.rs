@@ -46,7 +46,7 @@ async fn a_query_that_waits_is_answered_when_a_runner_comes() {
     let count = ask(&stage, "/v1/query/products/count", "wait=99");
     tokio::time::sleep(Duration::from_millis(500)).await;
     assert!(!query.is_finished() && !count.is_finished());
-    let none = stage.gateway.admin().jobs("limit=10").await;
+    let none = stage.gateway.admin().queries("limit=10").await;
     assert!(none.is_empty(), "nothing is claimed meanwhile: {none:?}");
     let _process = RunnerProcess::start(&stage.gateway, &runner).await;
     let answer = query.await.unwrap();

@@ -119,6 +119,13 @@ impl Api {
             .clone()
     }
 
+    /// Those of callers: a new lens asks its source too.
+    pub(crate) async fn queries(&self, filter: &str) -> Vec<Value> {
+        let mut jobs = self.jobs(filter).await;
+        jobs.retain(|job| job["kind"] != "introspectTarget");
+        jobs
+    }
+
     /// One job.
     pub(crate) async fn job(&self, id: &str) -> Value {
         self.get(&format!("/v1/jobs/{id}")).await.expect(200)
