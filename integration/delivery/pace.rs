@@ -11,11 +11,8 @@ use super::ask_for_lines;
 use crate::support::fake_runner::rows_frame_of;
 use crate::support::{Engine, FakeRunner, Hosted, Stage};
 
-/// On SQLite. PostgreSQL and MariaDB sort a view whole before its first row, because no catalogue says that its key
-/// gives every row a place of its own.
-#[tokio::test(flavor = "multi_thread")]
-async fn rows_of_sqlite_arrive_as_the_database_gives_them() {
-    rows_arrive_as_the_database_gives_them(Engine::Sqlite).await;
+on_every_database! {
+    rows_arrive_as_the_database_gives_them,
 }
 
 /// How many rows the slow view has.

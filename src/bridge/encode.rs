@@ -19,6 +19,8 @@ use crate::query::rows::shown_as;
 const BATCH_BYTES: usize = 64 * 1024;
 /// or when its first row has waited for this long.
 pub(super) const BATCH_DELAY: Duration = Duration::from_millis(20);
+/// What is kept back for the sake of a right answer is kept for this long.
+const MOMENT: Duration = Duration::from_millis(250);
 
 /// Limits on one answer that whoever runs the bridge has set.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -287,9 +289,11 @@ impl<'a> RowWriter<'a> {
         }
     }
 
-    /// Says which columns the rows have; before the first row.
+    /// Says which columns the rows have; before the first row. The rows of further statements are of the same answer.
     pub(super) fn begin(&mut self, columns: &Columns) {
-        self.encoder = Some(RowEncoder::new(self.execution, self.caps, columns));
+        let (execution, caps) = (self.execution, self.caps);
+        self.encoder
+            .get_or_insert_with(|| RowEncoder::new(execution, caps, columns));
     }
 
     /// Whether rows may have been written.
@@ -360,6 +364,16 @@ impl<'a> RowWriter<'a> {
         // A fast database and a fast sink must not keep a cancellation from being seen.
         tokio::task::yield_now().await;
         self.sink.send(batch).await.or(Err(BridgeError::Cancelled))
+    }
+
+    /// Waits for the next row, while one is kept back that it may be tied to: that one not for longer than a moment.
+    /// Answers `None` when that is over.
+    pub(super) async fn wait_briefly<T>(
+        &mut self,
+        next: impl Future<Output = T>,
+    ) -> Result<Option<T>, BridgeError> {
+        self.wait(async { tokio::time::timeout(MOMENT, next).await.ok() })
+            .await
     }
 
     async fn flush(&mut self) -> Result<(), BridgeError> {

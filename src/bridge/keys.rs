@@ -31,37 +31,73 @@ pub(super) enum KeyValue {
 
 /// The member of a `last` that says how many rows like the last one the pages so far have had.
 const REPEATED: &str = "repeated";
+const DIGEST: &str = "digest";
+const EARLY: &str = "early";
 
 /// Where a page ended.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Position {
+    /// The values of the columns that rows are ordered by.
     pub(super) values: Vec<KeyValue>,
-    /// How many rows that are equal in all of them the pages so far have had, where there may be several.
+    /// How far the page came among the rows that share these values; `None`: it had them all.
+    pub(super) tie: Option<Tie>,
+}
+
+/// How far pages have come among rows that share a place; those are ordered by a digest of all their columns.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub(super) struct Tie {
+    /// The digest of the last one in that order.
+    pub(super) digest: Option<KeyValue>,
+    /// How many rows of that digest the pages so far have had.
     pub(super) repeated: u64,
+    /// The digest of one that was given before its turn.
+    pub(super) early: Option<KeyValue>,
+}
+
+impl Tie {
+    fn to_json(&self) -> Value {
+        let mut members = serde_json::Map::new();
+        members.insert(REPEATED.to_owned(), self.repeated.into());
+        for (name, digest) in [(DIGEST, &self.digest), (EARLY, &self.early)] {
+            if let Some(digest) = digest {
+                members.insert(name.to_owned(), digest.to_json());
+            }
+        }
+        members.into()
+    }
+
+    fn from_json(value: &Value) -> Option<Self> {
+        let digest = |name: &str| match value.get(name) {
+            None => Some(None),
+            Some(digest) => KeyValue::from_json(digest).map(Some),
+        };
+        Some(Self {
+            digest: digest(DIGEST)?,
+            repeated: value[REPEATED].as_u64()?,
+            early: digest(EARLY)?,
+        })
+    }
 }
 
 impl Position {
     /// As it goes into a cursor.
     pub(super) fn to_json(&self) -> Vec<Value> {
         let values = self.values.iter().map(KeyValue::to_json);
-        let repeated = (self.repeated > 0).then(|| json!({ REPEATED: self.repeated }));
-        values.chain(repeated).collect()
+        values.chain(self.tie.as_ref().map(Tie::to_json)).collect()
     }
 
-    /// From a cursor that belongs to an order of `terms` terms.
-    pub(super) fn from_json(values: &[Value], terms: usize) -> Result<Self, BridgeError> {
-        let (values, repeated) = match values.split_last() {
+    /// From a cursor that belongs to an order of `columns` columns.
+    pub(super) fn from_json(values: &[Value], columns: usize) -> Result<Self, BridgeError> {
+        let (values, tie) = match values.split_last() {
             Some((last, others)) if last.get(REPEATED).is_some() => {
-                (others, last[REPEATED].as_u64())
+                (others, Some(Tie::from_json(last).ok_or_else(stale)?))
             }
-            _ => (values, Some(0)),
+            _ => (values, None),
         };
         let values: Option<Vec<_>> = values.iter().map(KeyValue::from_json).collect();
-        match (values, repeated) {
-            (Some(values), Some(repeated)) if values.len() == terms => {
-                Ok(Self { values, repeated })
-            }
-            _ => Err(stale()),
+        match values.filter(|values| values.len() == columns) {
+            Some(values) => Ok(Self { values, tie }),
+            None => Err(stale()),
         }
     }
 }
@@ -189,6 +225,17 @@ mod tests {
         ]
     }
 
+    fn tie() -> impl Strategy<Value = Option<Tie>> {
+        let digest = || prop::option::of(any::<Vec<u8>>().prop_map(KeyValue::Bytes));
+        prop::option::of(
+            (digest(), 0_u64..3, digest()).prop_map(|(digest, repeated, early)| Tie {
+                digest,
+                repeated,
+                early,
+            }),
+        )
+    }
+
     fn bytes(value: &KeyValue) -> Vec<u8> {
         let mut out = Vec::new();
         value.write(&mut out);
@@ -197,12 +244,12 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_position_survives_its_cursor_bit_by_bit(values in prop::collection::vec(value(), 1..5), repeated in 0_u64..3) {
-            let position = Position { values: values.clone(), repeated };
+        fn a_position_survives_its_cursor_bit_by_bit(values in prop::collection::vec(value(), 1..5), tie in tie()) {
+            let position = Position { values: values.clone(), tie: tie.clone() };
             let text = serde_json::to_string(&position.to_json()).unwrap();
             let json: Vec<Value> = serde_json::from_str(&text).unwrap();
             let back = Position::from_json(&json, values.len()).unwrap();
-            prop_assert_eq!(back.repeated, repeated);
+            prop_assert_eq!(back.tie, tie);
             for (back, value) in back.values.iter().zip(&values) {
                 prop_assert_eq!(bytes(back), bytes(value));
                 let read = KeyValue::read(&bytes(value)).unwrap();

@@ -3,8 +3,8 @@
 use mysql_async::Params;
 use mysql_async::prelude::{FromRow, Queryable as _};
 
+use super::session::{Session, failure};
 use super::shape::key;
-use super::{Session, failure};
 use crate::bridge::catalogue::{
     COUNT_UP_TO, ColumnInfo, Listed, add_index_column, write_target, write_targets,
 };

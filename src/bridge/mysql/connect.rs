@@ -1,5 +1,6 @@
 //! Connecting to MySQL and MariaDB: configuration, TLS, and the connection that kills a query.
 
+use std::net::IpAddr;
 use std::time::Duration;
 
 use mysql_async::prelude::Queryable as _;
@@ -10,7 +11,7 @@ use serde_json::{Map, Value};
 use super::settings::Settings;
 use super::{Connection, failure};
 use crate::bridge::BridgeError;
-use crate::bridge::dial::{self, Dial, Family};
+use crate::bridge::dial::{self, Dial, Family, Refusal};
 use crate::bridge::secure::{Mode, Secure};
 use crate::bridge::sql::Dialect;
 
@@ -66,43 +67,38 @@ impl Connector {
 
     /// Opens one connection.
     pub(super) async fn connect(&self) -> Result<Connection, BridgeError> {
-        dial::connect_within(self.timeout, async {
-            let mut conn = self.open().await?;
-            let session = async {
-                conn.query_drop(SESSION).await?;
-                let who = format!("SELECT CONNECTION_ID(), VERSION(), {SERVER}");
-                conn.query_first::<(u64, String, String), _>(who).await
-            };
-            let (id, version, server) = session
-                .await
-                .map_err(failure::of_connecting)?
-                .unwrap_or_default();
-            let is_mariadb = version.to_ascii_lowercase().contains("mariadb");
-            let dialect = if is_mariadb {
-                Dialect::MariaDb
-            } else {
-                Dialect::MySql
-            };
-            Ok(Connection {
-                conn,
-                id,
-                server,
-                version,
-                dialect,
-                at_rest: true,
-            })
+        let host = (self.host.as_str(), self.port, self.family);
+        let may_dial = self.dial.may_dial.as_ref();
+        dial::connect(host, may_dial, self.timeout, |address| async move {
+            self.session(address).await.map_err(refusal)
         })
         .await
     }
 
-    async fn open(&self) -> Result<Conn, BridgeError> {
-        let address = dial::resolve(
-            &self.host,
-            self.port,
-            self.family,
-            self.dial.may_dial.as_ref(),
-        )
-        .await?;
+    async fn session(&self, address: IpAddr) -> Result<Connection, Error> {
+        let mut conn = self.open(address).await?;
+        conn.query_drop(SESSION).await?;
+        let who = format!("SELECT CONNECTION_ID(), VERSION(), {SERVER}");
+        let known = conn.query_first::<(u64, String, String), _>(who).await?;
+        let (id, version, server) = known.unwrap_or_default();
+        let is_mariadb = version.to_ascii_lowercase().contains("mariadb");
+        let dialect = if is_mariadb {
+            Dialect::MariaDb
+        } else {
+            Dialect::MySql
+        };
+        Ok(Connection {
+            conn,
+            id,
+            server,
+            address,
+            version,
+            dialect,
+            at_rest: true,
+        })
+    }
+
+    async fn open(&self, address: IpAddr) -> Result<Conn, Error> {
         let options = self.options.clone().resolved_ips(Some(vec![address]));
         let secured = options.clone().ssl_opts(self.tls.clone());
         match Conn::new(Opts::from(secured)).await {
@@ -111,28 +107,37 @@ impl Connector {
             }
             result => result,
         }
-        .map_err(failure::of_connecting)
     }
 
     /// Stops what another connection is doing, if this way leads to its server: on another one that number is
     /// somebody else's.
-    pub(super) async fn kill(&self, id: u64, server: &str) -> Result<(), BridgeError> {
-        let mut conn = self.open().await?;
-        let reached: Option<String> = conn
-            .query_first(format!("SELECT {SERVER}"))
-            .await
-            .map_err(failure::of_connecting)?;
-        if reached.as_deref() != Some(server) {
-            return Err(BridgeError::Unreachable(
+    pub(super) async fn kill(&self, other: &Connection) -> Result<(), BridgeError> {
+        let kill = async {
+            let mut conn = self.open(other.address).await?;
+            let reached: Option<String> = conn.query_first(format!("SELECT {SERVER}")).await?;
+            let is_same = reached.as_ref() == Some(&other.server);
+            if is_same {
+                conn.query_drop(format!("KILL QUERY {}", other.id)).await?;
+                // What was to be done is done.
+                let _ = conn.disconnect().await;
+            }
+            Ok(is_same)
+        };
+        match kill.await.map_err(failure::of_connecting)? {
+            true => Ok(()),
+            false => Err(BridgeError::Unreachable(
                 "another server answers under this name".into(),
-            ));
+            )),
         }
-        conn.query_drop(format!("KILL QUERY {id}"))
-            .await
-            .map_err(failure::of_connecting)?;
-        // What was to be done is done.
-        let _ = conn.disconnect().await;
-        Ok(())
+    }
+}
+
+fn refusal(error: Error) -> Refusal {
+    let is_server = matches!(error, Error::Server(_));
+    let error = failure::of_connecting(error);
+    Refusal {
+        is_final: is_server && !matches!(error, BridgeError::Unavailable(_)),
+        error,
     }
 }
 

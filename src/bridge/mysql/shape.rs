@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use mysql_async::Params;
 
-use super::Session;
+use super::session::Session;
 use crate::bridge::BridgeError;
 use crate::bridge::request::{Table, Target};
 use crate::bridge::sql::{Class, Column, Dialect, Order, Read, Shape};

@@ -1,6 +1,6 @@
 //! What PostgreSQL's catalogue says of tables, for people.
 
-use super::Session;
+use super::session::Session;
 use crate::bridge::catalogue::{
     COUNT_UP_TO, ColumnInfo, Listed, add_index_column, write_target, write_targets,
 };

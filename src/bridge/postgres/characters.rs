@@ -6,7 +6,7 @@ use std::collections::HashSet;
 
 use serde_json::Value;
 
-use super::{Complaint, Session};
+use super::session::{Complaint, Session};
 use crate::bridge::BridgeError;
 use crate::bridge::request::Target;
 use crate::query::filter::{Comparison, Filter};

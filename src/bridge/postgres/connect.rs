@@ -1,11 +1,11 @@
 //! Connecting to PostgreSQL: configuration, TLS, and the cancel request, which needs a connection too.
 
 use std::io;
+use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use anyhow::Context as _;
 use serde_json::{Map, Value};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_postgres::config::{Host, SslMode};
@@ -16,7 +16,7 @@ use tokio_postgres_rustls::MakeRustlsConnect;
 use super::settings::Settings;
 use super::{Connection, failure};
 use crate::bridge::BridgeError;
-use crate::bridge::dial::{self, Dial, Family};
+use crate::bridge::dial::{self, Dial, Family, Refusal};
 use crate::bridge::secure::{Mode, Secure};
 
 /// The TLS of a connection.
@@ -58,72 +58,81 @@ impl Connector {
 
     /// Opens one connection.
     pub(super) async fn connect(&self) -> Result<Connection, BridgeError> {
-        dial::connect_within(self.timeout, self.open()).await
+        let port = self.config.get_ports().first().copied().unwrap_or(5432);
+        match self.config.get_hosts() {
+            [Host::Tcp(host)] => {
+                let host = (host.as_str(), port, self.family);
+                let may_dial = self.dial.may_dial.as_ref();
+                dial::connect(host, may_dial, self.timeout, |address| {
+                    self.open(Some(address))
+                })
+                .await
+            }
+            // A check of addresses is one of this host's.
+            _ if self.dial.may_dial.is_some() => Err(BridgeError::Unreachable(
+                "this service connects to one host by TCP only".into(),
+            )),
+            _ => {
+                let open = async { self.open(None).await.map_err(|refusal| refusal.error) };
+                dial::within(self.timeout, open).await
+            }
+        }
     }
 
-    async fn open(&self) -> Result<Connection, BridgeError> {
-        let mut config = self.resolved().await?;
+    /// Connects to an address; the host's name stays, for TLS.
+    async fn open(&self, address: Option<IpAddr>) -> Result<Connection, Refusal> {
+        let mut config = self.config.clone();
+        if let Some(address) = address {
+            config.hostaddr(address);
+        }
         let mut last = None;
         for (mode, tls) in &self.ways {
             config.ssl_mode(*mode);
-            match connect_with(&config, tls).await {
+            match connect_with(&config, tls, address).await {
                 Ok(connection) => return Ok(connection),
                 // A server that lets in only one of the two says so when it is asked who may log in.
                 Err(error) if error.code() == Some(&NOT_LIKE_THIS) => last = Some(error),
-                Err(error) => return Err(failure::of_connecting(&error)),
+                Err(error) => return Err(refusal(&error)),
             }
         }
-        Err(last.map_or_else(
-            || BridgeError::Unreachable("there is no way to connect".into()),
-            |error| failure::of_connecting(&error),
+        Err(last.as_ref().map_or_else(
+            || Refusal {
+                error: BridgeError::Unreachable("there is no way to connect".into()),
+                is_final: true,
+            },
+            refusal,
         ))
     }
+}
 
-    /// The configuration with the address to dial; the host's name stays, for TLS.
-    async fn resolved(&self) -> Result<PgConfig, BridgeError> {
-        let mut config = self.config.clone();
-        let port = config.get_ports().first().copied().unwrap_or(5432);
-        match config.get_hosts() {
-            [Host::Tcp(host)] => {
-                let address =
-                    dial::resolve(host, port, self.family, self.dial.may_dial.as_ref()).await?;
-                config.hostaddr(address);
-            }
-            // A check of the address is a check of one address.
-            _ if self.dial.may_dial.is_some() => {
-                return Err(BridgeError::Unreachable(
-                    "this service connects to one host by TCP only".into(),
-                ));
-            }
-            _ => {}
-        }
-        Ok(config)
-    }
-
-    /// Asks the database to stop what a connection is doing.
-    pub(super) async fn cancel(&self, token: CancelToken, tls: &Tls) -> anyhow::Result<()> {
-        match (tls, self.config.get_hosts()) {
-            (Tls::None, [Host::Tcp(_)]) => self.cancel_politely(token).await,
-            (Tls::None, _) => Ok(token.cancel_query(NoTls).await?),
+impl Connection {
+    /// Asks the database to stop what the connection is doing: at the address that it leads to.
+    pub(super) async fn cancel(&self) -> anyhow::Result<()> {
+        let token = self.client.cancel_token();
+        match (&self.tls, self.address) {
+            (Tls::None, Some(address)) => cancel_politely(token, address).await,
+            (Tls::None, None) => Ok(token.cancel_query(NoTls).await?),
             (Tls::Rustls(tls), _) => Ok(token.cancel_query(tls.clone()).await?),
         }
     }
+}
 
-    /// Cancels as libpq does, which waits for the server to hang up: PgBouncer (seen with 1.18) ends with all of its
-    /// connections when the client hangs up first.
-    async fn cancel_politely(&self, token: CancelToken) -> anyhow::Result<()> {
-        let config = self.resolved().await?;
-        let port = config.get_ports().first().copied().unwrap_or(5432);
-        let address = config.get_hostaddrs().first().copied();
-        let address = address.context("the database's address is not known")?;
-        let stream = tokio::net::TcpStream::connect((address, port))
-            .await?
-            .into_std()?;
-        let mut other = tokio::net::TcpStream::from_std(stream.try_clone()?)?;
-        let stream = tokio::net::TcpStream::from_std(stream)?;
-        token.cancel_query_raw(KeptOpen(stream), NoTls).await?;
-        tokio::io::copy(&mut other, &mut tokio::io::sink()).await?;
-        Ok(())
+/// Cancels as libpq does, which waits for the server to hang up: PgBouncer (seen with 1.18) ends with all of its
+/// connections when the client hangs up first.
+async fn cancel_politely(token: CancelToken, address: SocketAddr) -> anyhow::Result<()> {
+    let stream = tokio::net::TcpStream::connect(address).await?.into_std()?;
+    let mut other = tokio::net::TcpStream::from_std(stream.try_clone()?)?;
+    let stream = tokio::net::TcpStream::from_std(stream)?;
+    token.cancel_query_raw(KeptOpen(stream), NoTls).await?;
+    tokio::io::copy(&mut other, &mut tokio::io::sink()).await?;
+    Ok(())
+}
+
+fn refusal(error: &tokio_postgres::Error) -> Refusal {
+    let failure = failure::of_connecting(error);
+    Refusal {
+        is_final: error.as_db_error().is_some() && !matches!(failure, BridgeError::Unavailable(_)),
+        error: failure,
     }
 }
 
@@ -175,7 +184,11 @@ fn ways(secure: &Secure, dial: &Dial) -> Result<Vec<(SslMode, Tls)>, BridgeError
     })
 }
 
-async fn connect_with(config: &PgConfig, tls: &Tls) -> Result<Connection, tokio_postgres::Error> {
+async fn connect_with(
+    config: &PgConfig,
+    tls: &Tls,
+    address: Option<IpAddr>,
+) -> Result<Connection, tokio_postgres::Error> {
     let (client, task) = match tls {
         Tls::None => {
             let (client, connection) = config.connect(NoTls).await?;
@@ -186,10 +199,12 @@ async fn connect_with(config: &PgConfig, tls: &Tls) -> Result<Connection, tokio_
             (client, tokio::spawn(drive(connection)))
         }
     };
+    let port = config.get_ports().first().copied().unwrap_or(5432);
     // The session is told nothing: a pooler may hand it to somebody else after any transaction.
     Ok(Connection {
         client,
         tls: tls.clone(),
+        address: address.map(|address| (address, port).into()),
         task,
         at_rest: true,
     })

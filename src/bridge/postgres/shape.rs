@@ -7,7 +7,7 @@ use tokio_postgres::Row;
 use tokio_postgres::types::Type;
 
 use super::decode::Decoder;
-use super::{Session, no_answer};
+use super::session::{Session, no_answer};
 use crate::bridge::BridgeError;
 use crate::bridge::request::{Table, Target};
 use crate::bridge::sql::{Class, Column, Order, Read, Shape};

@@ -2,13 +2,15 @@
 //!
 //! What a condition means must not depend on the database: nulls have one place, the string operators take `% _ \`
 //! literally and ignore case, and a value is bound as what its column is. The last needs the columns of the table,
-//! its [`Shape`]. `condition.rs` is what filters mean, `order.rs` in which order rows come and how pages go on;
-//! `postgres.rs`, `mysql.rs` and `sqlite.rs` are how each database is told.
+//! its [`Shape`]. `condition.rs` is what filters mean, `order.rs` in which order rows come and how pages go on,
+//! `page.rs` the statements of one page and `legs.rs` which of their rows are its own; `postgres.rs`, `mysql.rs` and `sqlite.rs` are how each database is told.
 
 mod condition;
+mod legs;
 mod mysql;
 mod number;
 mod order;
+mod page;
 mod postgres;
 mod shape;
 mod sqlite;
@@ -18,14 +20,14 @@ use sea_query::{
     SqliteQueryBuilder, TableRef,
 };
 
-pub(super) use self::order::{By, Ordering, Term};
+pub(super) use self::legs::{Held, Leg};
+pub(super) use self::order::{By, Term};
+pub(super) use self::page::Page;
 pub(super) use self::postgres::checks;
 pub(super) use self::shape::{Class, Column, Order, Read, Shape};
 use super::BridgeError;
-use super::encode::Columns;
-use super::keys::{Position, stale};
-use super::request::{Query, Table, invalid};
-use super::{Execution, Outcome};
+use super::Execution;
+use super::request::{Query, Table};
 use crate::query::filter::Filter;
 use crate::query::lens::FieldType;
 use crate::query::operation::ColumnTypes;
@@ -115,66 +117,7 @@ pub(super) struct Builder<'a> {
     pub(super) types: &'a ColumnTypes,
 }
 
-/// The statement of a query and what its columns are for.
-pub(super) struct Prepared {
-    pub(super) statement: Statement,
-    pub(super) columns: Columns,
-    /// The columns that are written, in order.
-    pub(super) written: Vec<String>,
-    pub(super) ordering: Ordering,
-    after: Option<Position>,
-}
-
 impl Builder<'_> {
-    /// The rows of a query.
-    pub(super) fn query(
-        &self,
-        query: &Query,
-        execution: &Execution,
-    ) -> Result<Prepared, BridgeError> {
-        let ordering = self.ordering(query, &execution.paging)?;
-        let after = self.place(&ordering, execution)?;
-        let mut select = self.from(&query.filter)?;
-        if let Some(after) = &after {
-            select.and_where(self.behind(&ordering, after)?);
-        }
-        let (written, names) = self.written(query, execution);
-        for name in &written {
-            select.expr(self.read(name));
-        }
-        let keys = if ordering.is_paged && ordering.not_pageable.is_none() {
-            ordering.terms.as_slice()
-        } else {
-            &[]
-        };
-        for term in keys {
-            select.expr(self.key(term));
-        }
-        if written.is_empty() && keys.is_empty() {
-            select.expr(Expr::cust("1"));
-        }
-        for term in &ordering.terms {
-            self.order_by(&mut select, term);
-        }
-        let repeated = after.as_ref().map_or(0, |after| after.repeated);
-        let offset = query.offset.unwrap_or(0).saturating_add(repeated);
-        self.cut(&mut select, query.limit, offset);
-        let types = written
-            .iter()
-            .map(|column| execution.types.get(column).copied());
-        Ok(Prepared {
-            statement: self.build(&select),
-            columns: Columns {
-                types: types.collect(),
-                names,
-                keys: keys.len(),
-            },
-            written,
-            ordering,
-            after,
-        })
-    }
-
     /// How many rows match.
     pub(super) fn count(&self, filter: &Filter) -> Result<Statement, BridgeError> {
         let mut select = self.from(filter)?;
@@ -203,19 +146,6 @@ impl Builder<'_> {
                 let columns = select.map_or_else(|| all().collect(), <[String]>::to_vec);
                 (columns.clone(), columns)
             }
-        }
-    }
-
-    /// Where the page before ended.
-    fn place(
-        &self,
-        ordering: &Ordering,
-        execution: &Execution,
-    ) -> Result<Option<Position>, BridgeError> {
-        match (&execution.paging.after, &ordering.not_pageable) {
-            (None, _) => Ok(None),
-            (Some(_), Some(reason)) => Err(invalid("cursor", reason)),
-            (Some(after), None) => Position::from_json(after, ordering.terms.len()).map(Some),
         }
     }
 
@@ -277,41 +207,6 @@ impl Builder<'_> {
             .iter()
             .find(|(name, _)| name.eq_ignore_ascii_case(&column.name));
         declared.is_some_and(|(_, kind)| *kind == FieldType::Date)
-    }
-}
-
-impl Prepared {
-    /// Says where the answer ended and what there is to be known of it.
-    pub(super) fn conclude(
-        &self,
-        outcome: Outcome,
-        place: Option<(Vec<&[u8]>, u64)>,
-        read: impl Fn(&Term, &[u8]) -> Option<super::keys::KeyValue>,
-    ) -> Result<Outcome, BridgeError> {
-        let mut outcome = Outcome {
-            not_pageable: self.ordering.not_pageable.clone(),
-            warnings: self.ordering.warning.iter().cloned().collect(),
-            ..outcome
-        };
-        let Some((values, repeated)) = place.filter(|_| self.columns.keys > 0) else {
-            return Ok(outcome);
-        };
-        let terms = self.ordering.terms.iter().zip(values);
-        let values: Option<Vec<_>> = terms.map(|(term, value)| read(term, value)).collect();
-        let mut place = Position {
-            values: values.ok_or_else(stale)?,
-            repeated: 0,
-        };
-        if self.ordering.has_repeats() {
-            let whole = repeated == outcome.rows;
-            let before = self
-                .after
-                .as_ref()
-                .filter(|after| whole && after.values == place.values);
-            place.repeated = repeated + before.map_or(0, |before| before.repeated);
-        }
-        outcome.last = Some(place.to_json());
-        Ok(outcome)
     }
 }
 

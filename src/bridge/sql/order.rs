@@ -2,15 +2,15 @@
 //!
 //! Rows are ordered by what was asked for and then by the primary key of the lens. Where the table's own catalogue
 //! does not say that this gives every row a place of its own (a view, a key that may be null or repeat), a digest of
-//! the whole row comes last: rows that are equal even in that are the same to whoever reads them, so it is enough to
-//! count how many of them there were.
+//! the whole row decides among those that share one: rows that are equal even in that are the same to whoever reads
+//! them, so it is enough to count how many of them there were. [`Ties`] says when the digest is looked at.
 
 use sea_query::{Expr, ExprTrait, NullOrdering, Order as Direction, SelectStatement};
 
-use super::shape::{Column, Order};
+use super::shape::{Class, Column, Order};
 use super::{Builder, Dialect, column, join, mysql, postgres, sqlite};
 use crate::bridge::BridgeError;
-use crate::bridge::keys::{KeyValue, Position};
+use crate::bridge::keys::{KeyValue, Position, Tie, stale};
 use crate::bridge::request::{Query, invalid};
 use crate::query::operation::Paging;
 
@@ -31,10 +31,24 @@ pub(in crate::bridge) enum By {
     RowDigest,
 }
 
+/// Whether rows may share a place in the order of the columns, and what is done about it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(in crate::bridge) enum Ties {
+    /// The columns give every row a place of its own.
+    #[default]
+    None,
+    /// The last term of the order is the digest of the row.
+    Ordered,
+    /// Rows come in the order of the columns alone, as an index may have them; only those that share a place at the
+    /// end of a page are ordered by their digest. See [`super::legs`].
+    Grouped,
+}
+
 /// A complete order.
 #[derive(Debug, Default)]
 pub(in crate::bridge) struct Ordering {
     pub(in crate::bridge) terms: Vec<Term>,
+    pub(in crate::bridge) ties: Ties,
     /// Why no page can follow in this order.
     pub(in crate::bridge) not_pageable: Option<String>,
     /// What is to be said of the primary key.
@@ -50,11 +64,44 @@ impl Ordering {
         self.terms.iter().filter(long).count()
     }
 
-    /// Whether rows may share a place, so that it must be counted how many do.
-    pub(in crate::bridge) fn has_repeats(&self) -> bool {
-        self.terms
-            .iter()
-            .any(|term| matches!(term.by, By::RowDigest))
+    /// The columns that rows are ordered by.
+    pub(in crate::bridge) fn columns(&self) -> &[Term] {
+        match self.ties {
+            Ties::Ordered => &self.terms[..self.terms.len() - 1],
+            Ties::None | Ties::Grouped => &self.terms,
+        }
+    }
+}
+
+impl Term {
+    /// Whether what the database holds for equal has the same bytes when it is read as a key. Texts under most of
+    /// MySQL's collations have not, nor have numbers that keep the zeros they were written with.
+    fn is_equal_in_bytes(&self) -> bool {
+        let By::Column(column) = &self.by else {
+            return true;
+        };
+        match &column.class {
+            Class::Integer | Class::Bool | Class::Date | Class::Uuid => true,
+            Class::DateTime { .. } | Class::Time { zone: false } => true,
+            Class::Enum(_) | Class::Set(_) => true,
+            Class::Bytes => !column.is_long,
+            Class::Text => {
+                // Not `character`, whose trailing blanks count for nothing.
+                let is_exact = matches!(column.type_name.as_str(), "text" | "name")
+                    || column.type_name.starts_with("character varying");
+                is_exact && !column.is_loose && column.charset.is_none()
+            }
+            _ => false,
+        }
+    }
+
+    /// The digest of the whole row as a term.
+    pub(super) fn row_digest() -> Self {
+        Self {
+            by: By::RowDigest,
+            descending: false,
+            nullable: false,
+        }
     }
 }
 
@@ -106,15 +153,13 @@ impl Builder<'_> {
             }
         }
         if is_paged && ordering.not_pageable.is_none() {
-            self.give_every_row_a_place(
-                &mut ordering,
-                &paging.keys[asked.min(paging.keys.len())..],
-            );
+            let key = &paging.keys[asked.min(paging.keys.len())..];
+            self.give_every_row_a_place(&mut ordering, key, query);
         }
         Ok(ordering)
     }
 
-    fn give_every_row_a_place(&self, ordering: &mut Ordering, key: &[String]) {
+    fn give_every_row_a_place(&self, ordering: &mut Ordering, key: &[String], query: &Query) {
         let named: Vec<&str> = ordering
             .terms
             .iter()
@@ -128,15 +173,21 @@ impl Builder<'_> {
         }
         if !key.is_empty() {
             ordering.warning = Some(format!(
-                "no unique index over columns that cannot be null covers the primary key ({}): pages are exact, but rows are ordered by all of their columns for it",
+                "no unique index over columns that cannot be null covers the primary key ({}): pages are exact, but slower where rows share a key, because those are ordered by all of their columns",
                 key.join(", ")
             ));
         }
-        ordering.terms.push(Term {
-            by: By::RowDigest,
-            descending: false,
-            nullable: false,
-        });
+        // SQLite sorts no more than what shares a place, and gives its rows one by one: it cannot keep some of them.
+        let can_be_grouped = self.dialect != Dialect::Sqlite
+            && query.limit.is_some()
+            && query.offset.unwrap_or(0) == 0
+            && ordering.terms.iter().all(Term::is_equal_in_bytes);
+        if can_be_grouped {
+            ordering.ties = Ties::Grouped;
+        } else {
+            ordering.ties = Ties::Ordered;
+            ordering.terms.push(Term::row_digest());
+        }
     }
 
     /// Nulls come last ascending and first descending: what PostgreSQL does by itself, also with an index.
@@ -177,7 +228,7 @@ impl Builder<'_> {
         }
     }
 
-    /// The rows that come after a place; where rows may share it, those at it too.
+    /// The rows that come after a place; among rows that share it, those from its digest on.
     ///
     /// A row comes after when it is equal in the first terms and behind in the next one; so there is one alternative
     /// per term. The bound of the first term is said too: it is implied, but without it databases do not see that an
@@ -189,7 +240,12 @@ impl Builder<'_> {
     ) -> Result<Expr, BridgeError> {
         let mut equal: Option<Expr> = None;
         let mut alternatives = Vec::new();
-        for (term, value) in ordering.terms.iter().zip(&place.values) {
+        let digest = match (&place.tie, ordering.ties) {
+            (Some(tie), Ties::Ordered) => Some(tie.digest.as_ref().ok_or_else(stale)?),
+            _ => None,
+        };
+        let values = place.values.iter().chain(digest);
+        for (term, value) in ordering.terms.iter().zip(values) {
             let (after, same) = self.after(term, value)?;
             alternatives.extend(after.map(|after| match &equal {
                 Some(equal) => equal.clone().and(after),
@@ -200,7 +256,7 @@ impl Builder<'_> {
                 None => same,
             });
         }
-        if ordering.has_repeats() {
+        if digest.is_some() {
             alternatives.extend(equal);
         }
         let first = match (ordering.terms.first(), place.values.first()) {
@@ -212,6 +268,24 @@ impl Builder<'_> {
             Some(first) => first.and(any),
             None => any,
         })
+    }
+
+    /// The rows that share a place, from the digest of `tie` on.
+    pub(super) fn among(
+        &self,
+        ordering: &Ordering,
+        key: &[KeyValue],
+        tie: &Tie,
+    ) -> Result<Expr, BridgeError> {
+        let mut same = Vec::new();
+        for (term, value) in ordering.columns().iter().zip(key) {
+            same.push(self.after(term, value)?.1);
+        }
+        if let Some(digest) = &tie.digest {
+            let term = Term::row_digest();
+            same.push(self.compared(&term).gte(self.bound(&term, digest)?));
+        }
+        Ok(join(same, Expr::and).unwrap_or_else(|| super::truth(true)))
     }
 
     /// A row behind in this term, if there can be one, and a row that is equal in it.

@@ -15,7 +15,7 @@ use crate::bridge::encode::{
 };
 use crate::bridge::keys::{self, KeyValue};
 use crate::bridge::request::{Query, Request, Table};
-use crate::bridge::sql::{Builder, Dialect, Param, Prepared, Shape, Statement};
+use crate::bridge::sql::{Builder, Dialect, Page, Param, Shape, Statement};
 use crate::bridge::{BridgeError, Execution, Outcome, RowBatch};
 
 /// What the thread needs.
@@ -107,28 +107,31 @@ impl Work {
             true => Some(self.number(db, &builder.count(&query.filter)?)?),
             false => None,
         };
-        let prepared = builder.query(query, &self.execution)?;
-        let encoder = RowEncoder::new(&self.execution, self.caps, &prepared.columns);
+        let mut page = Page::new(builder, query, &self.execution)?;
+        let encoder = RowEncoder::new(&self.execution, self.caps, &page.columns);
         *self.encoder() = Some(encoder);
-        let outcome = self.copy(db, &prepared)?;
+        let mut outcome = Outcome::default();
+        // Never more than one: rows that share a place are always ordered.
+        while let Some((statement, _)) = page.next::<()>()? {
+            outcome = self.copy(db, &statement, page.columns.names.len())?;
+        }
         let encoder = self.encoder();
         let place = encoder.as_ref().and_then(RowEncoder::place);
         let outcome = Outcome { total, ..outcome };
-        prepared.conclude(outcome, place, |_, bytes| KeyValue::read(bytes))
+        page.conclude(outcome, place, |_, bytes| KeyValue::read(bytes))
     }
 
     /// Copies all rows of a statement.
-    fn copy(&self, db: &Db, query: &Prepared) -> Result<Outcome, BridgeError> {
+    fn copy(&self, db: &Db, statement: &Statement, written: usize) -> Result<Outcome, BridgeError> {
         let mut prepared = db
-            .prepare_cached(&self.tagged(&query.statement.sql))
+            .prepare_cached(&self.tagged(&statement.sql))
             .map_err(failure)?;
-        let written = query.columns.names.len();
         let kinds: Vec<_> = prepared
             .columns()
             .iter()
             .map(|column| Declared::of(column.decl_type()))
             .collect();
-        let mut rows = prepared.query(params(&query.statement)).map_err(failure)?;
+        let mut rows = prepared.query(params(statement)).map_err(failure)?;
         while let Some(row) = rows.next().map_err(failure)? {
             let mut encoder = self.encoder();
             let Some(encoder) = encoder.as_mut() else {

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::support::{ENGINES, TestDb, execution, field, parse, query, run};
 use crate::bridge::request::{Query, Target};
-use crate::bridge::sql::{Builder, Class, Column, Dialect, Shape};
+use crate::bridge::sql::{Builder, Class, Column, Dialect, Page, Shape};
 use crate::bridge::{BridgeOptions, Bridges};
 use crate::query::filter::{Comparison, Filter, Pattern};
 
@@ -341,7 +341,7 @@ proptest! {
             };
             let execution = execution();
             let builder = Builder { dialect, shape: &shape, types: &execution.types };
-            let statement = builder.query(&query, &execution).unwrap().statement;
+            let (statement, _) = Page::new(builder, &query, &execution).unwrap().next::<()>().unwrap().unwrap();
             prop_assert!(!statement.sql.contains("7777777"), "{}", statement.sql);
             prop_assert!(!statement.sql.contains(&limit.to_string()), "{}", statement.sql);
         }

@@ -10,6 +10,7 @@ mod pooling;
 mod query;
 mod security;
 mod support;
+mod ties;
 mod tls;
 mod unavailable;
 mod values;
