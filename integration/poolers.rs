@@ -243,7 +243,9 @@ async fn nothing_stays_behind_on_a_poolers_connections() {
             if round == 0 {
                 drop(stage.runners.remove(0));
                 stage.gateway.until_runner_is(&first, "offline").await;
-                stage.runners.push(RunnerProcess::start(&stage.gateway, &first).await);
+                stage
+                    .runners
+                    .push(RunnerProcess::start(&stage.gateway, &first).await);
             }
         }
     }

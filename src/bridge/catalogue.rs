@@ -10,9 +10,9 @@ use serde_json::Value;
 use tokio::time::Instant;
 
 use super::encode::RowWriter;
-use super::request::{Table, Target};
+use super::request::{Request, Table, Target};
 use super::sql::Shape;
-use super::{BridgeError, Outcome};
+use super::{BridgeError, Execution, Outcome};
 
 /// How long a table's columns are believed to be as they were.
 const SHAPE_TTL: Duration = Duration::from_secs(30);
@@ -56,6 +56,20 @@ impl Shapes {
             self.forget(target);
         }
         stale
+    }
+
+    /// Looks at a table anew if one of its columns that are asked for is not known: it may have come since.
+    pub(super) fn expect(&self, request: &Request, execution: &Execution) {
+        let (target, columns) = match request {
+            Request::Count { target, filter } => (target, filter.fields()),
+            Request::Query(query) => (&query.target, query.columns(execution)),
+            _ => return,
+        };
+        if let Some(shape) = self.get(target)
+            && columns.iter().any(|name| shape.column(name).is_none())
+        {
+            self.forget(target);
+        }
     }
 
     fn forget(&self, target: &Target) {

@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value};
 
-use super::BridgeError;
+use super::{BridgeError, Execution};
 use crate::query::filter::{Filter, Limits, parse_with};
 use crate::query::grammar::GrammarCode;
 use crate::query::operation::{Kind, Operation};
@@ -27,6 +27,19 @@ pub(super) struct Query {
     pub(super) select: Option<Vec<String>>,
     /// Whether the number of all matches is wanted too.
     pub(super) total: bool,
+}
+
+impl Query {
+    /// All columns that it names.
+    pub(super) fn columns<'a>(&'a self, execution: &'a Execution) -> Vec<&'a str> {
+        let selected = self.select.iter().flatten().map(String::as_str);
+        let fields = execution.fields.iter().flatten();
+        let order = self.order.iter().map(|order| order.column.as_str());
+        let mut columns = self.filter.fields();
+        columns.extend(selected.chain(order));
+        columns.extend(fields.map(|(column, _)| column.as_str()));
+        columns
+    }
 }
 
 /// An operation with its options read.

@@ -9,9 +9,60 @@ use crate::bridge::encode::{
     write_uint,
 };
 use crate::bridge::keys::{self, KeyValue};
+use crate::bridge::sql::Class;
 
 /// The character set of what is bytes and not text.
 pub(super) const BINARY: u16 = 63;
+
+/// Whether a column of a result may hold values of that kind. What a null is typed as is not always as fine as its
+/// column: a single may have become a double, a timestamp a datetime.
+pub(super) fn is_still(columns: &[Column], at: usize, kind: &Class) -> bool {
+    let family = |class: &Class| match class {
+        Class::Single => std::mem::discriminant(&Class::Double),
+        class => std::mem::discriminant(class),
+    };
+    let found = columns.get(at).and_then(class);
+    found.is_none_or(|found| family(&found) == family(kind))
+}
+
+/// What kind of values a column of a result has, where its type tells.
+fn class(column: &Column) -> Option<Class> {
+    use ColumnType as T;
+    if column
+        .flags()
+        .intersects(ColumnFlags::ENUM_FLAG | ColumnFlags::SET_FLAG)
+    {
+        return None;
+    }
+    Some(match column.column_type() {
+        T::MYSQL_TYPE_TINY
+        | T::MYSQL_TYPE_SHORT
+        | T::MYSQL_TYPE_INT24
+        | T::MYSQL_TYPE_LONG
+        | T::MYSQL_TYPE_LONGLONG
+        | T::MYSQL_TYPE_YEAR
+        | T::MYSQL_TYPE_BIT => Class::Integer,
+        T::MYSQL_TYPE_DECIMAL | T::MYSQL_TYPE_NEWDECIMAL => Class::Decimal,
+        T::MYSQL_TYPE_FLOAT | T::MYSQL_TYPE_DOUBLE => Class::Double,
+        T::MYSQL_TYPE_DATE | T::MYSQL_TYPE_NEWDATE => Class::Date,
+        T::MYSQL_TYPE_DATETIME
+        | T::MYSQL_TYPE_DATETIME2
+        | T::MYSQL_TYPE_TIMESTAMP
+        | T::MYSQL_TYPE_TIMESTAMP2 => Class::DateTime { zone: false },
+        T::MYSQL_TYPE_TIME | T::MYSQL_TYPE_TIME2 => Class::Time { zone: false },
+        T::MYSQL_TYPE_VARCHAR
+        | T::MYSQL_TYPE_VAR_STRING
+        | T::MYSQL_TYPE_STRING
+        | T::MYSQL_TYPE_TINY_BLOB
+        | T::MYSQL_TYPE_BLOB
+        | T::MYSQL_TYPE_MEDIUM_BLOB
+        | T::MYSQL_TYPE_LONG_BLOB => match is_bytes(column) {
+            true => Class::Bytes,
+            false => Class::Text,
+        },
+        _ => return None,
+    })
+}
 
 /// How the values of one column are written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

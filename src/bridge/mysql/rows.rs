@@ -3,12 +3,12 @@
 use mysql_async::prelude::Queryable as _;
 use mysql_async::{Row, Value};
 
-use super::decode::Decoder;
+use super::decode::{Decoder, is_still};
 use super::session::{Session, failure, params};
 use crate::bridge::encode::RowWriter;
 use crate::bridge::keys::KeyValue;
 use crate::bridge::request::Query;
-use crate::bridge::sql::{Class, Held, Leg, Page, Shape, Statement};
+use crate::bridge::sql::{Class, Held, Leg, Page, Shape, Statement, Watch, changed};
 use crate::bridge::{BridgeError, Outcome};
 
 impl Session<'_> {
@@ -17,6 +17,7 @@ impl Session<'_> {
         query: &Query,
         rows: &mut RowWriter<'_>,
     ) -> Result<Outcome, BridgeError> {
+        let remembered = self.shapes.get(&query.target).is_some();
         let shape = self.shape(&query.target).await?;
         let total = match query.total {
             true => Some(self.count(&query.target, &query.filter).await?),
@@ -24,7 +25,9 @@ impl Session<'_> {
         };
         let mut page = Page::new(self.builder(&shape), query, self.job.execution)?;
         while let Some((statement, mut leg)) = page.next()? {
-            self.copy(&statement, &page, &shape, &mut leg, rows).await?;
+            let watch = remembered.then_some(&page.watch);
+            self.copy(&statement, &page, watch, &shape, &mut leg, rows)
+                .await?;
             page.ended(leg, |_, bytes| KeyValue::read(bytes))?;
         }
         let outcome = Outcome {
@@ -39,6 +42,7 @@ impl Session<'_> {
         &mut self,
         statement: &Statement,
         page: &Page<'_>,
+        watch: Option<&Watch>,
         shape: &Shape,
         leg: &mut Leg<Row>,
         rows: &mut RowWriter<'_>,
@@ -47,6 +51,15 @@ impl Session<'_> {
         let sql = self.limited(&statement.sql, page.long_keys());
         let result = self.connection.conn.exec_iter(sql, params(statement)).await;
         let mut result = result.map_err(|error| failure(job, error))?;
+        if let Some(watch) = watch.filter(|_| !rows.has_begun())
+            && watch.sees_change(|at, kind| is_still(result.columns_ref(), at, kind))
+        {
+            result
+                .drop_result()
+                .await
+                .map_err(|error| failure(job, error))?;
+            return Err(changed());
+        }
         let is_json = |i: usize| {
             let column = page.written.get(i).and_then(|name| shape.column(name));
             column.is_some_and(|column| column.class == Class::Json)

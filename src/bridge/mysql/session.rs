@@ -1,15 +1,16 @@
 //! One execution on a connection: what is asked, and what the answers mean.
 
-use mysql_async::Params;
 use mysql_async::prelude::Queryable as _;
+use mysql_async::{Params, Row};
 use tokio::time::Instant;
 
+use super::decode::is_still;
 use super::{Connection, failure};
 use crate::bridge::catalogue::{Shapes, write_test};
 use crate::bridge::encode::RowWriter;
 use crate::bridge::pool::Job;
 use crate::bridge::request::{Request, Target};
-use crate::bridge::sql::{Builder, Dialect, Param, Shape, Statement};
+use crate::bridge::sql::{Builder, Dialect, Param, Shape, Statement, changed};
 use crate::bridge::{BridgeError, Outcome};
 use crate::query::filter::Filter;
 
@@ -30,6 +31,7 @@ impl Session<'_> {
         request: &Request,
         rows: &mut RowWriter<'_>,
     ) -> Result<Outcome, BridgeError> {
+        self.shapes.expect(request, self.job.execution);
         match request {
             Request::Test => {
                 let started = Instant::now();
@@ -77,22 +79,30 @@ impl Session<'_> {
         target: &Target,
         filter: &Filter,
     ) -> Result<u64, BridgeError> {
+        let remembered = self.shapes.get(target).is_some();
         let shape = self.shape(target).await?;
-        let statement = self.builder(&shape).count(filter)?;
-        self.number(&statement).await
+        let (statement, watch) = self.builder(&shape).count(filter)?;
+        let row = self.one_row(&statement).await?;
+        let columns = row.columns();
+        match remembered && watch.sees_change(|at, kind| is_still(&columns, at, kind)) {
+            true => Err(changed()),
+            false => number_in(&row),
+        }
     }
 
     /// The one number that a statement answers.
     pub(super) async fn number(&mut self, statement: &Statement) -> Result<u64, BridgeError> {
+        number_in(&self.one_row(statement).await?)
+    }
+
+    async fn one_row(&mut self, statement: &Statement) -> Result<Row, BridgeError> {
         let sql = self.limited(&statement.sql, 0);
-        let number = self
-            .connection
-            .conn
+        let conn = &mut self.connection.conn;
+        let row: Option<Row> = conn
             .exec_first(sql, params(statement))
-            .await;
-        let number: Option<u64> = number.map_err(|error| failure(self.job, error))?;
-        number
-            .ok_or_else(|| BridgeError::QueryFailed("the database answered without a value".into()))
+            .await
+            .map_err(|error| failure(self.job, error))?;
+        row.ok_or_else(no_answer)
     }
 
     /// The statement with its settings, which are its own: a pooler may hand the session to somebody else afterwards.
@@ -129,6 +139,14 @@ impl Session<'_> {
         let done = self.connection.conn.query_drop(self.job.tagged(sql)).await;
         done.map_err(|error| failure(self.job, error))
     }
+}
+
+fn number_in(row: &Row) -> Result<u64, BridgeError> {
+    row.get_opt(0).and_then(Result::ok).ok_or_else(no_answer)
+}
+
+fn no_answer() -> BridgeError {
+    BridgeError::QueryFailed("the database answered without a value".into())
 }
 
 /// The values of a statement, as the driver binds them.

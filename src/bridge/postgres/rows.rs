@@ -5,10 +5,11 @@ use tokio_postgres::{Row, RowStream};
 
 use super::decode::{self, Decoder};
 use super::session::Session;
+use super::shape::is_still;
 use crate::bridge::encode::{Columns, RowWriter};
 use crate::bridge::keys::{self, KeyValue};
 use crate::bridge::request::Query;
-use crate::bridge::sql::{By, Class, Held, Leg, Page, Term};
+use crate::bridge::sql::{By, Class, Held, Leg, Page, Term, Watch, changed};
 use crate::bridge::{BridgeError, Outcome};
 
 impl Session<'_> {
@@ -17,6 +18,7 @@ impl Session<'_> {
         query: &Query,
         rows: &mut RowWriter<'_>,
     ) -> Result<Outcome, BridgeError> {
+        let remembered = self.shapes.get(&query.target).is_some();
         let shape = self.shape(&query.target).await?;
         let total = match query.total {
             true => Some(self.count(&query.target, &query.filter).await?),
@@ -26,7 +28,10 @@ impl Session<'_> {
         while let Some((statement, mut leg)) = page.next()? {
             let stream = self.stream(&statement).await;
             let stream = self.explain(&shape, &query.filter, stream).await?;
-            let copied = self.copy(stream, &page.columns, &mut leg, rows).await;
+            let watch = remembered.then_some(&page.watch);
+            let copied = self
+                .copy(stream, &page.columns, watch, &mut leg, rows)
+                .await;
             self.explain(&shape, &query.filter, copied).await?;
             page.ended(leg, key_value)?;
         }
@@ -42,14 +47,20 @@ impl Session<'_> {
         &self,
         stream: RowStream,
         columns: &Columns,
+        watch: Option<&Watch>,
         leg: &mut Leg<Row>,
         rows: &mut RowWriter<'_>,
     ) -> Result<(), BridgeError> {
         let mut stream = std::pin::pin!(stream);
         // Nothing has begun before the first row is there: what fails until then may be tried again.
         let mut next = stream.try_next().await.map_err(|error| self.error(error))?;
-        rows.begin(columns);
         let types = next.as_ref().map_or(&[][..], Row::columns);
+        if let Some(watch) = watch.filter(|_| !rows.has_begun())
+            && watch.sees_change(|at, kind| is_still(types, at, kind))
+        {
+            return Err(changed());
+        }
+        rows.begin(columns);
         let decoders = types.iter().map(|column| Decoder::or_text(column.type_()));
         let decoders: Vec<_> = decoders.collect();
         while let Some(row) = next {

@@ -8,15 +8,16 @@ use futures_util::TryStreamExt as _;
 use tokio::time::Instant;
 use tokio_postgres::error::SqlState;
 use tokio_postgres::types::Type;
-use tokio_postgres::{Client, RowStream};
+use tokio_postgres::{Client, Row, RowStream};
 
 use super::bind::Sent;
+use super::shape::is_still;
 use super::{begin, failure};
 use crate::bridge::catalogue::{Shapes, write_test};
 use crate::bridge::encode::RowWriter;
 use crate::bridge::pool::Job;
 use crate::bridge::request::{Query, Request, Target};
-use crate::bridge::sql::{Builder, Dialect, Shape, Statement, checks};
+use crate::bridge::sql::{Builder, Class, Dialect, Shape, Statement, Watch, changed, checks};
 use crate::bridge::{BridgeError, Outcome};
 use crate::query::filter::Filter;
 
@@ -69,6 +70,7 @@ impl Session<'_> {
         request: &Request,
         rows: &mut RowWriter<'_>,
     ) -> Result<Outcome, BridgeError> {
+        self.shapes.expect(request, self.job.execution);
         match request {
             Request::Test => {
                 let started = Instant::now();
@@ -129,9 +131,10 @@ impl Session<'_> {
     }
 
     pub(super) async fn count(&self, target: &Target, filter: &Filter) -> Result<u64, BridgeError> {
+        let remembered = self.shapes.get(target).is_some();
         let shape = self.shape(target).await?;
-        let statement = self.builder(&shape).count(filter)?;
-        let total = self.number(&statement).await;
+        let (statement, watch) = self.builder(&shape).count(filter)?;
+        let total = self.counted(&statement, remembered.then_some(&watch)).await;
         self.explain(&shape, filter, total).await
     }
 
@@ -172,18 +175,33 @@ impl Session<'_> {
         stream.map_err(|error| self.error(error))
     }
 
+    /// The number that a statement answers, unless what it watches says that the table has changed.
+    async fn counted(
+        &self,
+        statement: &Statement,
+        watch: Option<&Watch>,
+    ) -> Result<u64, BridgeError> {
+        let row = self.one_row(statement).await?;
+        let is_still = |at, kind: &Class| is_still(row.columns(), at, kind);
+        match watch.is_some_and(|watch| watch.sees_change(is_still)) {
+            true => Err(changed()),
+            false => number_in(&row),
+        }
+    }
+
     /// The one number that a statement answers.
     pub(super) async fn number(&self, statement: &Statement) -> Result<u64, BridgeError> {
-        let rows = self
+        number_in(&self.one_row(statement).await?)
+    }
+
+    async fn one_row(&self, statement: &Statement) -> Result<Row, BridgeError> {
+        let rows: Vec<_> = self
             .stream(statement)
             .await?
-            .try_collect::<Vec<_>>()
+            .try_collect()
             .await
             .map_err(|error| self.error(error))?;
-        let number = rows.first().and_then(|row| row.try_get::<_, i64>(0).ok());
-        number
-            .and_then(|number| u64::try_from(number).ok())
-            .ok_or_else(no_answer)
+        rows.into_iter().next().ok_or_else(no_answer)
     }
 
     /// The one text that a statement without values answers.
@@ -241,6 +259,13 @@ impl Session<'_> {
             }
         }
     }
+}
+
+fn number_in(row: &Row) -> Result<u64, BridgeError> {
+    let number = row.try_get::<_, i64>(0).ok();
+    number
+        .and_then(|number| u64::try_from(number).ok())
+        .ok_or_else(no_answer)
 }
 
 pub(super) fn no_answer() -> BridgeError {

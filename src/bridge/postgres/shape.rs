@@ -220,6 +220,13 @@ fn read(ty: &Type) -> Read {
     }
 }
 
+/// Whether a column of a result holds values of that kind, as far as there is such a column.
+pub(super) fn is_still(columns: &[tokio_postgres::Column], at: usize, kind: &Class) -> bool {
+    columns
+        .get(at)
+        .is_none_or(|column| class(column.type_()) == *kind)
+}
+
 fn class(ty: &Type) -> Class {
     match ty {
         &Type::INT2 | &Type::INT4 | &Type::INT8 => Class::Integer,

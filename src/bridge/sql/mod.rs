@@ -14,6 +14,7 @@ mod page;
 mod postgres;
 mod shape;
 mod sqlite;
+mod watch;
 
 use sea_query::{
     Expr, ExprTrait, IntoTableRef, MysqlQueryBuilder, PostgresQueryBuilder, SelectStatement,
@@ -25,6 +26,7 @@ pub(super) use self::order::{By, Term};
 pub(super) use self::page::Page;
 pub(super) use self::postgres::checks;
 pub(super) use self::shape::{Class, Column, Order, Read, Shape};
+pub(super) use self::watch::{Watch, changed};
 use super::BridgeError;
 use super::Execution;
 use super::request::{Query, Table};
@@ -119,10 +121,19 @@ pub(super) struct Builder<'a> {
 
 impl Builder<'_> {
     /// How many rows match.
-    pub(super) fn count(&self, filter: &Filter) -> Result<Statement, BridgeError> {
+    pub(super) fn count(&self, filter: &Filter) -> Result<(Statement, Watch), BridgeError> {
         let mut select = self.from(filter)?;
         select.expr(Expr::cust("COUNT(*)"));
-        Ok(self.build(&select))
+        let mut watch = Watch::default();
+        if self.dialect != Dialect::Sqlite {
+            self.watch_compared(filter, &mut watch, 1, &mut select, |by| {
+                let mut none = SelectStatement::new();
+                none.from(table(&self.shape.table)).expr(column(&by.name));
+                none.and_where(truth(false));
+                Expr::SubQuery(None, Box::new(none.into()))
+            });
+        }
+        Ok((self.build(&select), watch))
     }
 
     /// The columns that are written, and their output names.

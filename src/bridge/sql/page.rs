@@ -9,7 +9,8 @@ use sea_query::{Expr, SelectStatement};
 
 use super::legs::{Ended, Kind, Leg};
 use super::order::{Ordering, Term, Ties};
-use super::{Builder, Statement};
+use super::watch::{Watch, null_of};
+use super::{Builder, Dialect, Statement};
 use crate::bridge::encode::Columns;
 use crate::bridge::keys::{KeyValue, Position, Tie, stale};
 use crate::bridge::request::{Query, invalid};
@@ -34,6 +35,8 @@ pub(in crate::bridge) struct Page<'a> {
     pub(in crate::bridge) columns: Columns,
     /// The columns that are written, in order.
     pub(in crate::bridge) written: Vec<String>,
+    /// What the types of a result tell.
+    pub(in crate::bridge) watch: Watch,
     after: Option<Position>,
     next: Next,
     /// How many rows it may still have, and where the last one stands, if statements are chosen by that.
@@ -81,6 +84,7 @@ impl<'a> Page<'a> {
             ordering,
             columns,
             written,
+            watch: Watch::default(),
             after,
             next,
             remaining: query.limit.unwrap_or(u64::MAX),
@@ -137,7 +141,7 @@ impl<'a> Page<'a> {
         Ok(Some((self.builder.build(&select), leg)))
     }
 
-    fn columns_of(&self, select: &mut SelectStatement, among: bool) {
+    fn columns_of(&mut self, select: &mut SelectStatement, among: bool) {
         for name in &self.written {
             select.expr(self.builder.read(name));
         }
@@ -150,7 +154,16 @@ impl<'a> Page<'a> {
         for term in keys.iter().chain(grouped.then_some(&digest)) {
             select.expr(self.builder.key(term));
         }
-        if self.written.is_empty() && keys.is_empty() {
+        let columns = self.written.len() + keys.len() + usize::from(grouped);
+        let mut watch = self.builder.watch_written(&self.written);
+        if self.builder.dialect != Dialect::Sqlite {
+            let filter = &self.query.filter;
+            self.builder
+                .watch_compared(filter, &mut watch, columns, select, null_of);
+        }
+        self.watch = watch;
+        if columns == 0 {
+            // Rows of nothing are rows all the same.
             select.expr(Expr::cust("1"));
         }
         match among {

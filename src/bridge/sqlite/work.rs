@@ -82,7 +82,7 @@ impl Work {
             Request::IntrospectTarget(target) => self.introspect(db, target),
             Request::Count { target, filter } => {
                 let shape = self.shape(db, target)?;
-                let total = self.number(db, &self.builder(&shape).count(filter)?)?;
+                let total = self.number(db, &self.builder(&shape).count(filter)?.0)?;
                 Ok(Answer::Rows(Outcome {
                     total: Some(total),
                     ..Outcome::default()
@@ -104,7 +104,7 @@ impl Work {
         let shape = self.shape(db, &query.target)?;
         let builder = self.builder(&shape);
         let total = match query.total {
-            true => Some(self.number(db, &builder.count(&query.filter)?)?),
+            true => Some(self.number(db, &builder.count(&query.filter)?.0)?),
             false => None,
         };
         let mut page = Page::new(builder, query, &self.execution)?;

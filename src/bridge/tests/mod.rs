@@ -6,6 +6,7 @@ mod catalogue;
 mod dead_connections;
 mod every_type;
 mod filters;
+mod migrations;
 mod pooling;
 mod query;
 mod security;

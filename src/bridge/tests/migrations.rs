@@ -1,0 +1,87 @@
+//! Tables that change while their shape is remembered.
+
+use serde_json::{Value, json};
+
+use super::support::{ENGINES, Engine, TestDb, execution, field, operation, parse, query, run};
+use crate::bridge::{BridgeOptions, Bridges};
+use crate::query::operation::{Kind, Operation};
+
+async fn ids(bridges: &Bridges, db: &TestDb, operation: &Operation) -> Vec<Value> {
+    let (batches, _) = run(bridges, &db.source, operation, &execution())
+        .await
+        .unwrap();
+    field(&parse(&batches), "id")
+}
+
+async fn total(bridges: &Bridges, db: &TestDb, operation: &Operation) -> Option<u64> {
+    let ran = run(bridges, &db.source, operation, &execution()).await;
+    ran.unwrap().1.total
+}
+
+/// `$gt: 1.5` means `>= 2` among integers, and no longer when they have become decimals.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_column_of_another_type_is_noticed_by_what_comes_back() {
+    for engine in ENGINES {
+        let table = "CREATE TABLE t (id INT NOT NULL PRIMARY KEY, n INT NULL);
+            INSERT INTO t VALUES (1, 1), (2, 2), (3, NULL);";
+        let db = TestDb::new(engine, table).await;
+        let bridges = Bridges::new(BridgeOptions::default());
+        let order = json!([{"field": "id", "dir": "asc"}]);
+        let filter = json!({"n": {"$gt": 1.5}});
+        let unread = query(
+            "t",
+            json!({"where": filter, "select": ["id"], "orderBy": order}),
+        );
+        let read = query("t", json!({"where": filter, "orderBy": order}));
+        let count = operation(Kind::Count, "t", json!({"where": filter}));
+        let change = match engine {
+            Engine::Postgres => "ALTER TABLE t ALTER n TYPE numeric(5, 2)",
+            Engine::MySql => "ALTER TABLE t MODIFY n DECIMAL(5, 2) NULL",
+            Engine::Sqlite => {
+                "CREATE TABLE u (id INT NOT NULL PRIMARY KEY, n NUMERIC(5, 2)); DROP TABLE t; \
+                ALTER TABLE u RENAME TO t; INSERT INTO t VALUES (1, 1), (2, 2), (3, NULL)"
+            }
+        };
+        let back = match engine {
+            Engine::Postgres => "UPDATE t SET n = 1 WHERE id = 1; ALTER TABLE t ALTER n TYPE int",
+            Engine::MySql => "UPDATE t SET n = 1 WHERE id = 1; ALTER TABLE t MODIFY n INT NULL",
+            Engine::Sqlite => "UPDATE t SET n = 1 WHERE id = 1",
+        };
+        for asked in [&unread, &read] {
+            assert_eq!(ids(&bridges, &db, asked).await, [2], "{engine:?}");
+            db.run(change).await;
+            db.run("UPDATE t SET n = 1.75 WHERE id = 1").await;
+            assert_eq!(ids(&bridges, &db, asked).await, [1, 2], "{engine:?}");
+            db.run(back).await;
+        }
+        assert_eq!(total(&bridges, &db, &count).await, Some(1), "{engine:?}");
+        db.run(change).await;
+        db.run("UPDATE t SET n = 1.75 WHERE id = 1").await;
+        assert_eq!(total(&bridges, &db, &count).await, Some(2), "{engine:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn columns_that_come_go_and_get_other_names_are_noticed() {
+    for engine in ENGINES {
+        let db = TestDb::new(
+            engine,
+            "CREATE TABLE t (id INT NOT NULL PRIMARY KEY, a VARCHAR(9)); INSERT INTO t VALUES (1, 'x');",
+        )
+        .await;
+        let bridges = Bridges::new(BridgeOptions::default());
+        let of = |name: &str| query("t", json!({"where": {name: "x"}, "select": ["id", name]}));
+        assert_eq!(ids(&bridges, &db, &of("a")).await, [1], "{engine:?}");
+        db.run("ALTER TABLE t RENAME COLUMN a TO b").await;
+        assert_eq!(ids(&bridges, &db, &of("b")).await, [1], "{engine:?}");
+        let gone = run(&bridges, &db.source, &of("a"), &execution()).await;
+        assert_eq!(
+            gone.unwrap_err().code(),
+            "SOURCE_QUERY_FAILED",
+            "{engine:?}"
+        );
+        db.run("ALTER TABLE t ADD COLUMN c VARCHAR(9) DEFAULT 'x'")
+            .await;
+        assert_eq!(ids(&bridges, &db, &of("c")).await, [1], "{engine:?}");
+    }
+}
