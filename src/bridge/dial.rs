@@ -250,7 +250,7 @@ mod tests {
         tokio::spawn(async move {
             let mut streams = Vec::new();
             while let Ok((stream, _)) = listener.accept().await {
-                stream.writable().await.unwrap();
+                tokio::time::sleep(Duration::from_millis(100)).await;
                 stream.try_write(greeting).unwrap();
                 streams.push(stream);
             }
