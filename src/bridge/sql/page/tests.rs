@@ -129,7 +129,7 @@ fn page(
             if leg.is_done() {
                 break;
             }
-            if any() % 3 == 0 {
+            if any().is_multiple_of(3) {
                 given.extend(leg.early());
             }
         }
