@@ -173,9 +173,14 @@ impl<D: Database> Pool<D> {
             let Some((mut connection, since)) = self.idle().connections.pop() else {
                 break None;
             };
-            if self.database.at_rest(&connection) && self.answers(&mut connection, since).await {
+            if !self.database.at_rest(&connection) {
+                continue;
+            }
+            if self.answers(&mut connection, since).await {
                 break Some(connection);
             }
+            // The others have been idle for longer, and each would take as long to find out.
+            self.idle().connections.clear();
         };
         let is_pooled = pooled.is_some();
         let connection = match pooled {

@@ -12,6 +12,7 @@ use crate::bridge::encode::{
     write_base64, write_f32, write_f64, write_int, write_plain, write_raw_json, write_str,
     write_text,
 };
+use crate::query::moment::civil_from_days;
 
 /// The bytes of a value as they came; `None` is NULL.
 pub(super) struct Raw<'a>(pub(super) Option<&'a [u8]>);
@@ -227,27 +228,9 @@ fn write_numeric(out: &mut Vec<u8>, raw: &[u8]) -> Option<()> {
     Some(())
 }
 
-/// From the epoch of PostgreSQL, 2000-01-01, to that of the algorithm below, 0000-03-01, in days.
+/// From the epoch of PostgreSQL, 2000-01-01, to that of the calendar, 0000-03-01, in days.
 const EPOCH_DAYS: i64 = 730_425;
 const DAY_MICROS: i64 = 86_400_000_000;
-
-/// Year, month and day of a number of days since 2000-01-01, in the proleptic Gregorian calendar.
-fn civil(days: i64) -> (i64, i64, i64) {
-    let days = days + EPOCH_DAYS;
-    let era = days.div_euclid(146_097);
-    let day_of_era = days.rem_euclid(146_097);
-    let year_of_era =
-        (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
-    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let shifted_month = (5 * day_of_year + 2) / 153;
-    let day = day_of_year - (153 * shifted_month + 2) / 5 + 1;
-    let month = if shifted_month < 10 {
-        shifted_month + 3
-    } else {
-        shifted_month - 9
-    };
-    (year_of_era + era * 400 + i64::from(month <= 2), month, day)
-}
 
 fn push_digits(out: &mut Vec<u8>, number: i64, width: usize) {
     let mut digits = [b'0'; 20];
@@ -262,15 +245,15 @@ fn push_digits(out: &mut Vec<u8>, number: i64, width: usize) {
 }
 
 fn push_date(out: &mut Vec<u8>, days: i64) {
-    let (year, month, day) = civil(days);
+    let (year, month, day) = civil_from_days(days + EPOCH_DAYS);
     if year < 0 {
         out.push(b'-');
     }
     push_digits(out, year, 4);
     out.push(b'-');
-    push_digits(out, month, 2);
+    push_digits(out, month.into(), 2);
     out.push(b'-');
-    push_digits(out, day, 2);
+    push_digits(out, day.into(), 2);
 }
 
 fn push_time(out: &mut Vec<u8>, micros: i64) {

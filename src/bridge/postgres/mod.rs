@@ -93,7 +93,10 @@ impl Database for Postgres {
     }
 
     async fn ping(&self, connection: &mut Connection) -> bool {
-        connection.client.batch_execute("").await.is_ok()
+        // Given up before its answer, it is not at rest, and its task ends with it.
+        connection.at_rest = false;
+        connection.at_rest = connection.client.batch_execute("").await.is_ok();
+        connection.at_rest
     }
 
     async fn run(

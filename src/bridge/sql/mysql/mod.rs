@@ -1,16 +1,18 @@
 //! What MySQL and MariaDB are told. They compare what is of two kinds by guessing (a text with a number as doubles),
 //! so every value is bound as what its column is, and one that cannot be that is refused.
 
+mod place;
+
 use sea_query::{Expr, ExprTrait};
 use serde_json::Value;
 
+pub(super) use self::place::{key, key_value, ordered_by, row_digest, sorted_by};
 use super::condition::{always, bytes, comparison, fitted, label, never, wrong};
 use super::number::{Fitted, beyond, fit, is_single};
 use super::postgres::{moment, numeral, special};
-use super::shape::{Class, Column, Order, Shape};
+use super::shape::{Class, Column};
 use super::{BYTES, Dialect, bytes_value, column, join, truth};
 use crate::bridge::BridgeError;
-use crate::bridge::keys::{KeyValue, stale};
 use crate::query::filter::Comparison;
 use crate::query::like::{Flavour, Like};
 use crate::query::moment::ClockTime;
@@ -21,8 +23,6 @@ const DECIMAL_DIGITS: u64 = 65;
 const DECIMAL_SCALE: u32 = 30;
 /// The digits of the largest integer, which is unsigned.
 const INTEGER_DIGITS: u64 = 20;
-/// How many characters of a long text rows are ordered by.
-const LONG_TEXT: u32 = 8_000;
 /// The most values that are bound one by one, of 65,535 places that a statement has.
 const MAX_PLACES: usize = 5_000;
 
@@ -366,89 +366,4 @@ fn json(dialect: Dialect, by: &Column, op: Comparison, value: &Value) -> Result<
 pub(super) fn json_contains(by: &Column, value: &Value) -> Expr {
     let value = Expr::val(value.to_string());
     Expr::cust_with_exprs("(JSON_CONTAINS(?, ?) = 1)", [column(&by.name), value])
-}
-
-/// The column in the form in which it is compared with later: a text of another character set byte by byte, since not
-/// all that is stored there survives a conversion.
-pub(super) fn key(by: &Column) -> Expr {
-    match foreign(by) {
-        Some(_) => Expr::cust_with_expr("HEX(?)", ordered_by(by)),
-        None => ordered_by(by),
-    }
-}
-
-/// The character set and collation of a text that the connection's own may not hold.
-fn foreign(by: &Column) -> Option<(&str, &str)> {
-    let (charset, collation) = by.charset.as_ref()?;
-    (by.class == Class::Text && charset != "utf8mb4").then_some((charset, collation))
-}
-
-/// The column as it is compared in an order.
-pub(super) fn ordered_by(by: &Column) -> Expr {
-    match by.order {
-        Order::Ordinal => column(&by.name).cast_as("UNSIGNED"),
-        _ => sorted_by(by),
-    }
-}
-
-/// The column as rows are ordered by it. Of a long text so much as the server is sure to look at, with up to eight
-/// bytes of weight for each character; what is alike so far has its place by the terms that follow.
-pub(super) fn sorted_by(by: &Column) -> Expr {
-    match by.is_long {
-        true => Expr::cust_with_expr(format!("LEFT(?, {LONG_TEXT})"), column(&by.name)),
-        false => column(&by.name),
-    }
-}
-
-/// The value of a term of the order; without a column, of the digest.
-pub(super) fn key_value(by: Option<&Column>, value: &KeyValue) -> Result<Expr, BridgeError> {
-    let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).or(Err(stale()));
-    let Some(by) = by else {
-        return match value {
-            KeyValue::Text(digest) => Ok(Expr::val(text(digest)?)),
-            _ => Err(stale()),
-        };
-    };
-    if let (Some((charset, collation)), KeyValue::Text(hex)) = (foreign(by), value) {
-        let template = format!("CONVERT(UNHEX(?) USING {charset}) COLLATE {collation}");
-        return Ok(Expr::cust_with_expr(template, Expr::val(text(hex)?)));
-    }
-    Ok(match (&by.class, value) {
-        (Class::Enum(labels) | Class::Set(labels), KeyValue::Text(shown)) => {
-            // From a runner that knows no numbers.
-            let shown = Value::from(text(shown)?);
-            let number = match &by.class {
-                Class::Enum(_) => label(by, labels, &shown).map(|(at, _)| at as u64 + 1),
-                _ => members(by, labels, &shown),
-            };
-            Expr::val(number.or(Err(stale()))?)
-        }
-        (Class::Decimal, KeyValue::Text(number)) => {
-            decimal(&Numeral::parse(&text(number)?).ok_or_else(stale)?)
-        }
-        (_, KeyValue::Int(number)) => Expr::val(*number),
-        (_, KeyValue::UInt(number)) => Expr::val(*number),
-        (_, KeyValue::Single(number)) => Expr::val(*number),
-        (_, KeyValue::Double(number)) => Expr::val(*number),
-        (_, KeyValue::Bytes(bytes)) => Expr::val(bytes_value(BYTES, bytes)),
-        (_, KeyValue::Text(bytes)) => Expr::val(text(bytes)?),
-        (Class::Single | Class::Double, KeyValue::Shown(value)) => {
-            Expr::val(value.as_f64().ok_or_else(stale)?)
-        }
-        _ => return Err(stale()),
-    })
-}
-
-/// A digest of what all columns say.
-pub(super) fn row_digest(shape: &Shape) -> Expr {
-    let each = |by: &Column| match by.class {
-        Class::Single | Class::Double => "COALESCE(MD5(CAST(? AS DOUBLE)), '-')",
-        Class::Text | Class::Bytes => "COALESCE(MD5(?), '-')",
-        Class::Integer | Class::Enum(_) | Class::Set(_) => "COALESCE(MD5(? + 0), '-')",
-        Class::Other if !by.has_equality => "COALESCE(MD5(ST_AsBinary(?)), '-')",
-        _ => "COALESCE(MD5(CAST(? AS CHAR)), '-')",
-    };
-    let each: Vec<_> = shape.columns().iter().map(each).collect();
-    let template = format!("MD5(CONCAT({}))", each.join(", "));
-    Expr::cust_with_exprs(template, shape.columns().iter().map(|by| column(&by.name)))
 }
