@@ -3,10 +3,11 @@
 
 use std::sync::Arc;
 
-use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::client::{WebPkiServerVerifier, verify_server_name};
 use rustls::crypto::{CryptoProvider, verify_tls13_signature_with_raw_key};
 use rustls::pki_types::{CertificateDer, ServerName, SubjectPublicKeyInfoDer, UnixTime};
+use rustls::server::ParsedCertificate;
 use rustls::{CertificateError, DigitallySignedStruct, Error, PeerMisbehaved, SignatureScheme};
 
 /// Believes every certificate, but not that a peer holds one without proof.
@@ -79,18 +80,58 @@ impl ServerCertVerifier for AnyCertificate {
     }
 }
 
-/// Believes what an authority vouches for, whoever it vouches for.
+/// Believes what an authority vouches for, and a server that is an authority itself.
 #[derive(Debug)]
-pub struct AnyName(Arc<WebPkiServerVerifier>);
+pub struct Chain {
+    verifier: Arc<WebPkiServerVerifier>,
+    authorities: Vec<CertificateDer<'static>>,
+    any_name: bool,
+}
 
-impl AnyName {
-    /// Asks `chain`, and does not mind the name.
-    pub fn new(chain: Arc<WebPkiServerVerifier>) -> Self {
-        Self(chain)
+impl Chain {
+    /// Asks `verifier`; `authorities` are those that may be a server's own certificate.
+    pub fn new(
+        verifier: Arc<WebPkiServerVerifier>,
+        authorities: Vec<CertificateDer<'static>>,
+    ) -> Self {
+        Self {
+            verifier,
+            authorities,
+            any_name: false,
+        }
+    }
+
+    /// The same for whoever is vouched for.
+    #[must_use]
+    pub fn with_any_name(self) -> Self {
+        Self {
+            any_name: true,
+            ..self
+        }
+    }
+
+    /// Checks a certificate that is an authority itself, which the library takes for no server's.
+    fn verify_own(
+        &self,
+        certificate: &CertificateDer<'_>,
+        name: &ServerName<'_>,
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, Error> {
+        let (from, to) = validity(certificate).ok_or(CertificateError::BadEncoding)?;
+        if now.as_secs() < from {
+            return Err(CertificateError::NotValidYet.into());
+        }
+        if now.as_secs() > to {
+            return Err(CertificateError::Expired.into());
+        }
+        if !self.any_name {
+            verify_server_name(&ParsedCertificate::try_from(certificate)?, name)?;
+        }
+        Ok(ServerCertVerified::assertion())
     }
 }
 
-impl ServerCertVerifier for AnyName {
+impl ServerCertVerifier for Chain {
     fn verify_server_cert(
         &self,
         end_entity: &CertificateDer<'_>,
@@ -99,14 +140,28 @@ impl ServerCertVerifier for AnyName {
         ocsp_response: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
-        // The name is looked at last, when everything else was found good.
-        match self
-            .0
-            .verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now)
-        {
+        if is_version_1(end_entity) {
+            return Err(Error::General(
+                "the server's certificate is of X.509 version 1, which cannot be checked: give the server one of \
+                 version 3, or use a mode that checks nothing"
+                    .into(),
+            ));
+        }
+        if self.authorities.iter().any(|own| own == end_entity) {
+            return self.verify_own(end_entity, server_name, now);
+        }
+        let verified = self.verifier.verify_server_cert(
+            end_entity,
+            intermediates,
+            server_name,
+            ocsp_response,
+            now,
+        );
+        match verified {
+            // The name is looked at last, when everything else was found good.
             Err(Error::InvalidCertificate(
                 CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. },
-            )) => Ok(ServerCertVerified::assertion()),
+            )) if self.any_name => Ok(ServerCertVerified::assertion()),
             result => result,
         }
     }
@@ -117,7 +172,7 @@ impl ServerCertVerifier for AnyName {
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        self.0
+        self.verifier
             .verify_tls12_signature(message, certificate, signature)
     }
 
@@ -127,12 +182,12 @@ impl ServerCertVerifier for AnyName {
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        self.0
+        self.verifier
             .verify_tls13_signature(message, certificate, signature)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.supported_verify_schemes()
+        self.verifier.supported_verify_schemes()
     }
 }
 
@@ -140,17 +195,60 @@ const SEQUENCE: u8 = 0x30;
 
 /// The public key of a certificate of any version; the library reads version 3 alone.
 fn public_key<'a>(certificate: &'a CertificateDer<'_>) -> Option<&'a [u8]> {
+    let (_, rest) = before_validity(certificate)?;
+    // Validity and subject.
+    let rest = element(element(rest, SEQUENCE)?.2, SEQUENCE)?.2;
+    element(rest, SEQUENCE).map(|(_, whole, _)| whole)
+}
+
+/// Whether a certificate is of version 1, which has no extensions; whether it can be read at all others say.
+fn is_version_1(certificate: &CertificateDer<'_>) -> bool {
+    before_validity(certificate).is_some_and(|(has_version, _)| !has_version)
+}
+
+/// From when to when a certificate is valid, in seconds since 1970.
+fn validity(certificate: &CertificateDer<'_>) -> Option<(u64, u64)> {
+    let (_, rest) = before_validity(certificate)?;
+    let (times, _, _) = element(rest, SEQUENCE)?;
+    let (from, rest) = time(times)?;
+    time(rest).map(|(to, _)| (from, to))
+}
+
+/// Whether a certificate says its version, which one of version 1 does not, and what is behind its issuer.
+fn before_validity<'a>(certificate: &'a CertificateDer<'_>) -> Option<(bool, &'a [u8])> {
     let (certificate, _, _) = element(certificate, SEQUENCE)?;
     let (mut rest, _, _) = element(certificate, SEQUENCE)?;
-    // The version, which version 1 leaves out.
-    if let Some((_, _, after)) = element(rest, 0xa0) {
+    let version = element(rest, 0xa0);
+    if let Some((_, _, after)) = version {
         rest = after;
     }
-    // Serial number, signature algorithm, issuer, validity, subject.
-    for tag in [0x02, SEQUENCE, SEQUENCE, SEQUENCE, SEQUENCE] {
+    // Serial number, signature algorithm, issuer.
+    for tag in [0x02, SEQUENCE, SEQUENCE] {
         rest = element(rest, tag)?.2;
     }
-    element(rest, SEQUENCE).map(|(_, whole, _)| whole)
+    Some((version.is_some(), rest))
+}
+
+/// One of the two notations of times, and what comes after.
+fn time(bytes: &[u8]) -> Option<(u64, &[u8])> {
+    let (text, rest) = match (element(bytes, 0x17), element(bytes, 0x18)) {
+        (Some((text, _, rest)), _) => {
+            // Years of two digits are from 1950 on.
+            let century = if text.first()? >= &b'5' { "19" } else { "20" };
+            (
+                format!("{century}{}", std::str::from_utf8(text).ok()?),
+                rest,
+            )
+        }
+        (None, Some((text, _, rest))) => (std::str::from_utf8(text).ok()?.to_owned(), rest),
+        (None, None) => return None,
+    };
+    let moment = chrono::NaiveDateTime::parse_from_str(&text, "%Y%m%d%H%M%SZ").ok()?;
+    // Before 1970 it is as good as then.
+    Some((
+        u64::try_from(moment.and_utc().timestamp()).unwrap_or(0),
+        rest,
+    ))
 }
 
 /// The two parts of a public key: which algorithm it is for, and its bits.

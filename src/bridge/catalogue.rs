@@ -11,7 +11,7 @@ use tokio::time::Instant;
 
 use super::encode::RowWriter;
 use super::request::{Request, Table, Target};
-use super::sql::Shape;
+use super::sql::{Order, Shape};
 use super::{BridgeError, Execution, Outcome};
 
 /// How long a table's columns are believed to be as they were.
@@ -58,16 +58,24 @@ impl Shapes {
         stale
     }
 
-    /// Looks at a table anew if one of its columns that are asked for is not known: it may have come since.
+    /// Looks at a table anew if one of its columns that are asked for is not known, as it may have come since, or if
+    /// one is compared by numbers that may have changed.
     pub(super) fn expect(&self, request: &Request, execution: &Execution) {
-        let (target, columns) = match request {
-            Request::Count { target, filter } => (target, filter.fields()),
-            Request::Query(query) => (&query.target, query.columns(execution)),
+        let (target, filter, columns) = match request {
+            Request::Count { target, filter } => (target, filter, filter.fields()),
+            Request::Query(query) => (&query.target, &query.filter, query.columns(execution)),
             _ => return,
         };
-        if let Some(shape) = self.get(target)
-            && columns.iter().any(|name| shape.column(name).is_none())
-        {
+        let Some(shape) = self.get(target) else {
+            return;
+        };
+        // The numbers of their texts are another's after a migration, and nothing that comes back tells.
+        let is_numbered = |name: &&str| {
+            let column = shape.column(name);
+            column.is_some_and(|column| column.order == Order::Ordinal)
+        };
+        let is_unknown = |name: &&str| shape.column(name).is_none();
+        if columns.iter().any(is_unknown) || filter.fields().iter().any(is_numbered) {
             self.forget(target);
         }
     }

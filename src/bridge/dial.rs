@@ -16,7 +16,7 @@ use tokio::time::Instant;
 use super::registry::AddressCheck;
 use super::secure::{Authorities, Identity, Mode, Secure, certificates, no_certificate};
 use super::{BridgeError, config::Config, request::invalid};
-use crate::tls::{AnyCertificate, AnyName};
+use crate::tls::{AnyCertificate, Chain};
 
 /// Which addresses of a host are used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -173,9 +173,9 @@ pub(super) fn tls(secure: &Secure, dial: &Dial) -> Result<ClientConfig, BridgeEr
     // As with libpq, an authority that is named is asked even where the mode would not.
     let own = matches!(secure.authorities, Authorities::Own(_));
     let verifier: Arc<dyn ServerCertVerifier> = match secure.mode {
-        Mode::VerifyFull => chain(secure, dial, provider)?,
-        Mode::VerifyCa => Arc::new(AnyName::new(chain(secure, dial, provider)?)),
-        Mode::Require if own => Arc::new(AnyName::new(chain(secure, dial, provider)?)),
+        Mode::VerifyFull => Arc::new(chain(secure, dial, provider)?),
+        Mode::VerifyCa => Arc::new(chain(secure, dial, provider)?.with_any_name()),
+        Mode::Require if own => Arc::new(chain(secure, dial, provider)?.with_any_name()),
         _ => Arc::new(AnyCertificate::new(provider)),
     };
     let builder = builder
@@ -202,13 +202,19 @@ fn chain(
     secure: &Secure,
     dial: &Dial,
     provider: Arc<CryptoProvider>,
-) -> Result<Arc<WebPkiServerVerifier>, BridgeError> {
+) -> Result<Chain, BridgeError> {
     let mut roots = RootCertStore::empty();
+    let authorities = secure.roots(dial)?;
     // One root that cannot be read must not make the others useless.
-    roots.add_parsable_certificates(secure.roots(dial)?);
-    WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider)
+    roots.add_parsable_certificates(authorities.iter().cloned());
+    let verifier = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider)
         .build()
-        .map_err(|error| BridgeError::Unreachable(format!("no authority to ask: {error}")))
+        .map_err(|error| BridgeError::Unreachable(format!("no authority to ask: {error}")))?;
+    Ok(match secure.authorities {
+        // A server may be its own authority, if it is named.
+        Authorities::Own(_) => Chain::new(verifier, authorities),
+        Authorities::System => Chain::new(verifier, Vec::new()),
+    })
 }
 
 /// The certificates that this machine trusts.

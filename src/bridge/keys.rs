@@ -33,6 +33,7 @@ pub(super) enum KeyValue {
 const REPEATED: &str = "repeated";
 const DIGEST: &str = "digest";
 const EARLY: &str = "early";
+const OF: &str = "of";
 
 /// Where a page ended.
 #[derive(Debug, Clone, PartialEq)]
@@ -43,7 +44,7 @@ pub(super) struct Position {
     pub(super) tie: Option<Tie>,
 }
 
-/// How far pages have come among rows that share a place; those are ordered by a digest of all their columns.
+/// How far pages have come among rows that share a place; those are ordered by a digest of what is read of them.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub(super) struct Tie {
     /// The digest of the last one in that order.
@@ -52,6 +53,8 @@ pub(super) struct Tie {
     pub(super) repeated: u64,
     /// The digest of one that was given before its turn.
     pub(super) early: Option<KeyValue>,
+    /// What stands for the columns that the digests are of.
+    pub(super) of: Option<String>,
 }
 
 impl Tie {
@@ -62,6 +65,9 @@ impl Tie {
             if let Some(digest) = digest {
                 members.insert(name.to_owned(), digest.to_json());
             }
+        }
+        if let Some(of) = &self.of {
+            members.insert(OF.to_owned(), of.as_str().into());
         }
         members.into()
     }
@@ -75,6 +81,7 @@ impl Tie {
             digest: digest(DIGEST)?,
             repeated: value[REPEATED].as_u64()?,
             early: digest(EARLY)?,
+            of: value.get(OF).and_then(Value::as_str).map(str::to_owned),
         })
     }
 }
@@ -232,6 +239,7 @@ mod tests {
                 digest,
                 repeated,
                 early,
+                of: Some("x".to_owned()),
             }),
         )
     }

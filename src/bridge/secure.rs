@@ -3,6 +3,7 @@
 
 use std::path::PathBuf;
 
+use rustls::RootCertStore;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
@@ -112,17 +113,7 @@ impl Secure {
             .map(|text| pem("caCertificate", text))
             .transpose()?;
         let named = authority.is_some() || system;
-        // Whoever names an authority wants it asked.
-        let default = if named {
-            Mode::VerifyFull
-        } else {
-            Mode::Disable
-        };
-        let mode = url.mode.or(field).unwrap_or(default);
-        if system && mode != Mode::VerifyFull {
-            let message = "with the system's authorities (`system`) the mode must be verify-full";
-            return Err(invalid("config.caCertificate", message));
-        }
+        let said = url.mode.or(field);
         let certificate = url.certificate.or(config.text(&["clientCertificate"])?);
         let key = url.key.or(config.text(&["clientKey"])?);
         let identity = match (certificate, key) {
@@ -140,6 +131,22 @@ impl Secure {
                 return Err(invalid("config.clientCertificate", message));
             }
         };
+        let mode = said.unwrap_or(default(named, identity.is_some()));
+        if system && mode != Mode::VerifyFull {
+            let message = "with the system's authorities (`system`) the mode must be verify-full";
+            return Err(invalid("config.caCertificate", message));
+        }
+        let unused = match (named, identity.is_some()) {
+            (true, _) => Some("caCertificate"),
+            (false, true) => Some("clientCertificate"),
+            (false, false) => None,
+        };
+        if let (Mode::Disable, Some(unused)) = (mode, unused) {
+            let message = format!(
+                "TLS is off, so `{unused}` would not be used: leave it out, or change the mode"
+            );
+            return Err(invalid(format!("config.{unused}"), message));
+        }
         let authorities = authority.map_or(Authorities::System, Authorities::Own);
         Ok(Self {
             mode,
@@ -194,13 +201,29 @@ impl Pem {
     }
 }
 
+/// The mode where none is given: whoever names an authority wants it asked, and a certificate is only shown with TLS.
+fn default(names_authority: bool, shows_certificate: bool) -> Mode {
+    match (names_authority, shows_certificate) {
+        (true, _) => Mode::VerifyFull,
+        (false, true) => Mode::Require,
+        (false, false) => Mode::Disable,
+    }
+}
+
 /// PEM text, which must be some, or the path of a file.
 fn pem(field: &str, text: String) -> Result<Pem, BridgeError> {
     if text.starts_with('/') {
         return Ok(Pem::File(text.into()));
     }
+    if field == "clientKey" && text.contains("ENCRYPTED") {
+        let message =
+            "`clientKey` is encrypted, which is not supported: give it without a passphrase";
+        return Err(invalid("config.clientKey", message));
+    }
     let fits = match field {
         "clientKey" => PrivateKeyDer::from_pem_slice(text.as_bytes()).is_ok(),
+        "caCertificate" => certificates(text.as_bytes())
+            .is_some_and(|found| RootCertStore::empty().add_parsable_certificates(found).0 > 0),
         _ => certificates(text.as_bytes()).is_some(),
     };
     if fits {
@@ -222,13 +245,20 @@ pub(super) fn no_certificate(field: &str) -> BridgeError {
     BridgeError::Unreachable(format!("`{field}` holds no PEM certificate"))
 }
 
-/// Refuses what a URL says already and a field says again.
+/// Refuses what a URL says already and a field says again, and what two fields say.
 pub(super) fn said_once(
     config: &Config<'_>,
     fields: &[(&[&str], bool)],
 ) -> Result<(), BridgeError> {
     for (names, in_url) in fields {
-        let field = names.iter().find(|name| config.has(name));
+        let mut given = names.iter().filter(|name| config.has(name));
+        let field = given.next();
+        if let (Some(field), Some(again)) = (field, given.next()) {
+            return Err(invalid(
+                format!("config.{again}"),
+                format!("`{field}` and `{again}` are the same setting: leave one of them out"),
+            ));
+        }
         if let (true, Some(field)) = (in_url, field) {
             return Err(invalid(
                 format!("config.{field}"),
@@ -237,6 +267,17 @@ pub(super) fn said_once(
         }
     }
     Ok(())
+}
+
+/// Refuses a list of hosts, which no one connection can be checked against.
+pub(super) fn one_host(host: Option<&str>) -> Result<(), BridgeError> {
+    match host.is_some_and(|host| host.contains(',')) {
+        true => Err(invalid(
+            "config.host",
+            "several hosts are not supported: name one, or make a source of each",
+        )),
+        false => Ok(()),
+    }
 }
 
 /// What a URL has that this bridge does not.

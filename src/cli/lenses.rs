@@ -1,5 +1,7 @@
 //! `semilayer lenses …`: name, type and open up single tables of a source.
 
+use std::collections::{HashMap, HashSet};
+
 use clap::{Args, Subcommand};
 use serde_json::{Map, Value, json};
 
@@ -189,7 +191,8 @@ pub fn lens_of_target(
     let columns = columns.ok_or_else(|| {
         CliError::Failed(format!("table {table} has no columns that can be read"))
     })?;
-    let output = |column: &Value| output_name(&text(column, "name"));
+    let names = output_names(columns);
+    let output = |name: &str| names.get(name).map_or(name, String::as_str).to_owned();
     let key = primary_key(target, columns);
     if key.is_empty() {
         return Err(CliError::Failed(format!(
@@ -198,13 +201,13 @@ pub fn lens_of_target(
     }
     let fields = columns.iter().map(|column| {
         let field = json!({ "type": field_type(&text(column, "type")), "from": column["name"] });
-        (output(column), field)
+        (output(&text(column, "name")), field)
     });
     Ok(json!({
         "name": name,
         "sourceId": source_id,
         "table": table,
-        "primaryKey": key.iter().map(|name| output_name(name)).collect::<Vec<_>>(),
+        "primaryKey": key.iter().map(|name| output(name)).collect::<Vec<_>>(),
         "fields": Map::from_iter(fields),
         "grants": {},
     }))
@@ -223,12 +226,23 @@ fn primary_key(target: &Value, columns: &[Value]) -> Vec<String> {
     marked.map(|column| text(column, "name")).collect()
 }
 
-/// The name of a field for a column; a leading `$` belongs to operators.
-fn output_name(column: &str) -> String {
-    match column.trim_start_matches('$') {
-        "" => "_".to_owned(),
-        name => name.to_owned(),
+/// The name of a field for each column. A leading `$` belongs to operators, and is left out unless that is the name of
+/// another column.
+fn output_names(columns: &[Value]) -> HashMap<String, String> {
+    let columns: Vec<_> = columns.iter().map(|column| text(column, "name")).collect();
+    let (plain, others): (Vec<_>, Vec<_>) =
+        columns.into_iter().partition(|name| !name.starts_with('$'));
+    let mut names: HashMap<_, _> = plain.into_iter().map(|name| (name.clone(), name)).collect();
+    let mut taken: HashSet<_> = names.values().cloned().collect();
+    for column in others {
+        let mut name = column.trim_start_matches('$').to_owned();
+        while name.is_empty() || taken.contains(&name) {
+            name.insert(0, '_');
+        }
+        taken.insert(name.clone());
+        names.insert(column, name);
     }
+    names
 }
 
 /// The type of a lens's field for a database's own type, e.g. `number` for `numeric(10,2)`.
@@ -299,6 +313,23 @@ mod tests {
                 "note": { "type": "text", "from": "note" },
             })
         );
+    }
+
+    #[test]
+    fn every_column_has_a_name_of_its_own() {
+        let columns = ["error", "$error", "_error", "$next", "$", "$$"];
+        let columns: Vec<_> = columns.iter().map(|name| json!({ "name": name })).collect();
+        let names = output_names(&columns);
+        for (column, name) in [
+            ("error", "error"),
+            ("$error", "__error"),
+            ("_error", "_error"),
+            ("$next", "next"),
+            ("$", "_"),
+            ("$$", "__"),
+        ] {
+            assert_eq!(names[column], name, "{column}");
+        }
     }
 
     #[test]

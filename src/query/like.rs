@@ -10,6 +10,11 @@ use regex_syntax::hir::{ClassUnicode, ClassUnicodeRange};
 
 use super::filter::Pattern;
 
+/// How many characters a pattern may have: databases take time for each of them at each place of a text.
+pub const MAX_PATTERN: usize = 4_096;
+/// How many places of a text are tried before it is asked whether anybody still waits.
+const PLACES_BETWEEN_LOOKS: usize = 1_024;
+
 /// A compiled pattern.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Like {
@@ -43,8 +48,13 @@ impl Like {
     ///
     /// # Errors
     ///
-    /// When it ends within an escape.
+    /// When it ends within an escape, or is longer than [`MAX_PATTERN`].
     pub fn parse(pattern: Pattern, text: &str) -> Result<Self, String> {
+        if text.len() > MAX_PATTERN && text.chars().count() > MAX_PATTERN {
+            return Err(format!(
+                "a pattern has at most {MAX_PATTERN} characters; compare longer texts by `$eq`"
+            ));
+        }
         let folded = pattern != Pattern::Like;
         let literal = |c| Token::Char(if folded { equivalents(c) } else { vec![c] });
         let mut tokens = Vec::with_capacity(text.len() + 2);
@@ -77,25 +87,40 @@ impl Like {
         self.folded
     }
 
-    /// Whether a whole text matches. Each piece between two `%` is looked for once, from where the last one ended.
+    /// Whether a whole text matches.
     pub fn matches(&self, text: &str) -> bool {
+        self.matches_unless(text, &|| false) == Some(true)
+    }
+
+    /// The same, unless it is given up: `None` then. Each piece between two `%` is looked for once, from where the last
+    /// one ended.
+    pub fn matches_unless(&self, text: &str, given_up: &dyn Fn() -> bool) -> Option<bool> {
         let text: Vec<char> = text.chars().collect();
         let mut pieces = self.tokens.split(|token| *token == Token::Any);
         let first = pieces.next().unwrap_or_default();
         let Some(mut rest) = strip(&text, first) else {
-            return false;
+            return Some(false);
         };
         let mut pieces: Vec<_> = pieces.collect();
         let Some(last) = pieces.pop() else {
-            return rest.is_empty();
+            return Some(rest.is_empty());
         };
         for piece in pieces {
-            match (0..=rest.len()).find_map(|at| strip(&rest[at..], piece)) {
-                Some(after) => rest = after,
-                None => return false,
-            }
+            let mut places = 0..=rest.len();
+            let found = loop {
+                let Some(at) = places.next() else {
+                    return Some(false);
+                };
+                if at % PLACES_BETWEEN_LOOKS == 0 && given_up() {
+                    return None;
+                }
+                if let Some(after) = strip(&rest[at..], piece) {
+                    break after;
+                }
+            };
+            rest = found;
         }
-        rest.len() >= last.len() && strip(&rest[rest.len() - last.len()..], last).is_some()
+        Some(rest.len() >= last.len() && strip(&rest[rest.len() - last.len()..], last).is_some())
     }
 
     /// The pattern in the notation of SQL's LIKE.

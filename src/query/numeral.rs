@@ -157,7 +157,8 @@ impl Numeral {
         self.scientific().parse().unwrap_or(f32::NAN)
     }
 
-    fn scientific(&self) -> String {
+    /// With an exponent, in as few digits as there are.
+    pub fn scientific(&self) -> String {
         let sign = if self.negative { "-" } else { "" };
         let digits = if self.digits.is_empty() {
             "0"

@@ -109,14 +109,21 @@ impl Credentials {
                 continue;
             }
             let config_key = camel_case(key);
-            let value = typed(bridge, &config_key, value.expose_secret()).map_err(|message| {
-                CredentialsError::BadValue {
-                    variable: variable.clone(),
-                    key: key.to_owned(),
-                    message,
+            let text = value.expose_secret();
+            match typed(bridge, &config_key, text) {
+                Ok(value) => {
+                    config.insert(config_key, value);
                 }
-            })?;
-            config.insert(config_key, value);
+                // What would be a setting of a longer name is that source's, whoever serves it.
+                Err(_) if is_anothers(key, |key| typed(bridge, key, text).is_ok()) => {}
+                Err(message) => {
+                    return Err(CredentialsError::BadValue {
+                        variable,
+                        key: key.to_owned(),
+                        message,
+                    });
+                }
+            }
         }
         if config.is_empty() {
             return Err(CredentialsError::Missing {
@@ -147,6 +154,12 @@ fn variable_of(source: &str) -> String {
             }
         })
         .collect()
+}
+
+/// Whether the end of a variable's name, behind one of its underscores, is a setting.
+fn is_anothers(key: &str, is_setting: impl Fn(&str) -> bool) -> bool {
+    key.match_indices('_')
+        .any(|(at, _)| is_setting(&camel_case(&key[at + 1..])))
 }
 
 /// `ACCESS_KEY_ID` → `accessKeyId`.

@@ -12,8 +12,8 @@ use actix_http::ConnectionType;
 use actix_web::body::{BoxBody, MessageBody};
 use actix_web::dev::{Payload, ServiceRequest, ServiceResponse};
 use actix_web::error::InternalError;
-use actix_web::http::StatusCode;
 use actix_web::http::header::{HeaderName, HeaderValue};
+use actix_web::http::{StatusCode, Version};
 use actix_web::middleware::Next;
 use actix_web::web::Data;
 use actix_web::{Error, FromRequest, HttpMessage, HttpRequest, HttpResponse};
@@ -142,8 +142,13 @@ pub async fn middleware(
             .headers_mut()
             .insert(PREFERENCE_APPLIED, preferences);
     }
-    if going() {
-        let head = response.response_mut().head_mut();
+    let is_old = response.request().version() < Version::HTTP_11;
+    let head = response.response_mut().head_mut();
+    if is_old {
+        // Chunks came with HTTP/1.1; a body of unknown length ends there with its connection.
+        head.no_chunking(true);
+    }
+    if is_old || going() {
         head.set_connection_type(ConnectionType::Close);
     }
     Ok(response)

@@ -1,6 +1,7 @@
 //! What rows look like, and where batches are cut.
 
 use proptest::prelude::*;
+use serde_json::Value;
 use tokio_util::sync::CancellationToken;
 
 use super::*;

@@ -221,11 +221,7 @@ pub fn typed_value(bridge: &str, key: &str, text: &str) -> Result<Value, BridgeE
     let kind = match manifest.field(key) {
         Some(field) => field.kind,
         None if manifest.supports_url && URL_KEYS.contains(&key) => FieldType::String,
-        None => {
-            let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
-            let number = text.parse::<u64>().ok().filter(|_| digits);
-            return Ok(number.map_or_else(|| Value::from(text), Value::from));
-        }
+        None => return Err(manifest.unknown(key)),
     };
     match kind {
         FieldType::String | FieldType::Password => Ok(Value::from(text)),
@@ -262,20 +258,22 @@ impl Manifest {
             .find(|field| field.key == key || field.aliases.contains(&key))
     }
 
+    fn unknown(&self, key: &str) -> BridgeError {
+        let mut known: Vec<_> = self.fields.iter().map(|field| field.key).collect();
+        known.extend(self.supports_url.then_some("url"));
+        let message = format!(
+            "{} has no setting `{key}`: there are {}",
+            self.display_name,
+            known.join(", ")
+        );
+        invalid(format!("config.{key}"), message)
+    }
+
     fn check(&self, key: &str, value: &Value) -> Result<(), BridgeError> {
         let kind = match self.field(key) {
             Some(field) => field.kind,
             None if self.supports_url && URL_KEYS.contains(&key) => FieldType::String,
-            None => {
-                let mut known: Vec<_> = self.fields.iter().map(|field| field.key).collect();
-                known.extend(self.supports_url.then_some("url"));
-                let message = format!(
-                    "{} has no setting `{key}`: there are {}",
-                    self.display_name,
-                    known.join(", ")
-                );
-                return Err(invalid(format!("config.{key}"), message));
-            }
+            None => return Err(self.unknown(key)),
         };
         let (fits, what) = match kind {
             FieldType::String | FieldType::Password => (value.is_string(), "a text"),

@@ -1,34 +1,41 @@
 //! Connecting to MySQL and MariaDB: configuration, TLS, and the connection that kills a query.
 
+use std::io;
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use mysql_async::prelude::Queryable as _;
-use mysql_async::{ClientIdentity, Conn, DriverError, Error, Opts, OptsBuilder, SslOpts};
-use rustls::RootCertStore;
+use mysql_async::{Conn, Error, Opts, OptsBuilder};
+use rustls::pki_types::ServerName;
 use serde_json::{Map, Value};
+use tokio_rustls::TlsConnector;
 
 use super::settings::Settings;
+use super::tunnel::{self, Tunnel};
 use super::{Connection, failure};
 use crate::bridge::BridgeError;
 use crate::bridge::dial::{self, Dial, Family, Refusal};
-use crate::bridge::secure::{Mode, Secure};
+use crate::bridge::secure::{Authorities, Mode};
 use crate::bridge::sql::Dialect;
 
 /// What every session is told before its first statement; resetting the connection, as pools of others do, undoes it.
 /// The mode makes `\` the escape in patterns whatever the server's setting, and takes zero dates for dates.
 const SESSION: &str = "SET NAMES utf8mb4, SESSION time_zone = '+00:00', \
     SESSION sql_mode = 'STRICT_TRANS_TABLES,NO_ENGINE_SUBSTITUTION', \
-    SESSION sql_select_limit = 18446744073709551615, SESSION sql_auto_is_null = 0";
+    SESSION sql_select_limit = 18446744073709551615, SESSION sql_auto_is_null = 0, SESSION sql_big_selects = 1";
 /// Which server it is: behind one name there may be several, each with its own numbers for connections.
 const SERVER: &str = "CONCAT_WS(':', @@hostname, @@port, @@server_id)";
+
+/// How long nothing is said before the other end is asked whether it is there.
+const KEEPALIVE: Duration = Duration::from_secs(30);
 
 /// Opens connections to one database.
 pub(super) struct Connector {
     options: OptsBuilder,
     host: String,
     port: u16,
-    tls: Option<SslOpts>,
+    tls: Option<TlsConnector>,
     /// Whether a server without TLS is as welcome.
     or_plain: bool,
     family: Family,
@@ -39,10 +46,17 @@ pub(super) struct Connector {
 impl Connector {
     /// Reads the configuration.
     pub(super) fn new(config: &Map<String, Value>, dial: Dial) -> Result<Self, BridgeError> {
-        let settings = Settings::read(config)?;
+        let mut settings = Settings::read(config)?;
+        if settings.secure.mode == Mode::Require {
+            // Its own clients check nothing then, whatever authority is named.
+            settings.secure.authorities = Authorities::System;
+        }
         let tls = match settings.secure.mode {
             Mode::Disable => None,
-            _ => Some(ssl_options(&settings.secure, &dial)?),
+            _ => Some(TlsConnector::from(Arc::new(dial::tls(
+                &settings.secure,
+                &dial,
+            )?))),
         };
         let options = OptsBuilder::default()
             .ip_or_hostname(settings.host.clone())
@@ -52,7 +66,7 @@ impl Connector {
             .db_name(settings.database)
             // Else a server on this machine may send us to a socket, whose address nobody checked.
             .prefer_socket(false)
-            .tcp_keepalive(Some(Duration::from_secs(30)));
+            .tcp_keepalive(Some(KEEPALIVE));
         Ok(Self {
             options,
             host: settings.host,
@@ -99,14 +113,26 @@ impl Connector {
     }
 
     async fn open(&self, address: IpAddr) -> Result<Conn, Error> {
-        let options = self.options.clone().resolved_ips(Some(vec![address]));
-        let secured = options.clone().ssl_opts(self.tls.clone());
-        match Conn::new(Opts::from(secured)).await {
-            Err(Error::Driver(DriverError::NoClientSslFlagFromServer)) if self.or_plain => {
-                Conn::new(Opts::from(options)).await
+        if let Some(tls) = &self.tls {
+            let name = ServerName::try_from(self.host.trim_matches(['[', ']']).to_owned())
+                .map_err(io::Error::other)?;
+            let tunnel = Tunnel::open((address, self.port).into(), name, tls.clone(), KEEPALIVE)?;
+            let path = tunnel.path().to_string_lossy().into_owned();
+            let through = self.options.clone().socket(Some(path));
+            match Conn::new(Opts::from(through)).await {
+                Ok(conn) => {
+                    tunnel.leave();
+                    return Ok(conn);
+                }
+                Err(error) => match tunnel.failure().await {
+                    Some(tunnel::Failure::NoTls) if self.or_plain => {}
+                    Some(why) => return Err(io::Error::other(why).into()),
+                    None => return Err(error),
+                },
             }
-            result => result,
         }
+        let options = self.options.clone().resolved_ips(Some(vec![address]));
+        Conn::new(Opts::from(options)).await
     }
 
     /// Stops what another connection is doing, if this way leads to its server: on another one that number is
@@ -139,24 +165,4 @@ fn refusal(error: Error) -> Refusal {
         is_final: is_server && !matches!(error, BridgeError::Unavailable(_)),
         error,
     }
-}
-
-fn ssl_options(secure: &Secure, dial: &Dial) -> Result<SslOpts, BridgeError> {
-    let unchecked = matches!(secure.mode, Mode::Prefer | Mode::Require);
-    let mut roots = RootCertStore::empty();
-    let found = secure.roots(dial)?;
-    // The driver gives up at a root that cannot be read; one must not make the others useless.
-    let readable = found
-        .into_iter()
-        .filter(|root| roots.add(root.clone()).is_ok())
-        .map(|root| root.to_vec().into());
-    let identity = secure
-        .identity(dial)?
-        .map(|own| ClientIdentity::new(own.certificate.into(), own.key.into()));
-    Ok(SslOpts::default()
-        .with_disable_built_in_roots(true)
-        .with_root_certs(readable.collect())
-        .with_client_identity(identity)
-        .with_danger_skip_domain_validation(secure.mode == Mode::VerifyCa)
-        .with_danger_accept_invalid_certs(unchecked))
 }

@@ -31,8 +31,8 @@ const fn meaning(code: u16) -> Meaning {
         1020 | 1412 => Meaning::Passes,
         // The server was switched to read-only, or is told not to; a session setting cannot be made meanwhile.
         1290 | 1836 => Meaning::Passes,
-        // Out of memory, disk full.
-        1037 | 1041 | 1021 => Meaning::Passes,
+        // Out of memory, also to sort in; disk full; too many prepared statements on the server.
+        1037 | 1038 | 1041 | 1021 | 1461 => Meaning::Passes,
         // Shutdown; the connection was killed or timed out; the server or the cluster's node is not ready yet.
         1053 | 1927 | 4031 | 3168 | 1047 => Meaning::Passes,
         // A proxy has had no server to hand for a while.

@@ -11,6 +11,7 @@ mod rows;
 mod session;
 mod settings;
 mod shape;
+mod tunnel;
 
 use std::net::IpAddr;
 use std::time::Duration;
@@ -32,6 +33,8 @@ use super::{BridgeError, Outcome};
 
 /// What begins the transaction of an execution. Only at this level is there a snapshot to be consistent with.
 const BEGIN: &str = "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ; START TRANSACTION WITH CONSISTENT SNAPSHOT, READ ONLY";
+/// What ends it, on servers too that begin the next one at once or hang up.
+const END: &str = "ROLLBACK AND NO CHAIN NO RELEASE";
 /// How long a kill may take to get through.
 const KILL_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -108,7 +111,7 @@ impl Database for MySql {
             &result,
             Err(BridgeError::Cancelled | BridgeError::ResultOverflow(_))
         );
-        if !stopped_early && session.simple("ROLLBACK").await.is_ok() {
+        if !stopped_early && session.simple(END).await.is_ok() {
             connection.at_rest = true;
         }
         result

@@ -10,6 +10,7 @@ use crate::bridge::keys::KeyValue;
 use crate::bridge::request::Query;
 use crate::bridge::sql::{Class, Held, Leg, Page, Shape, Statement, Watch, changed};
 use crate::bridge::{BridgeError, Outcome};
+use crate::query::lens::FieldType;
 
 impl Session<'_> {
     pub(super) async fn query(
@@ -62,7 +63,10 @@ impl Session<'_> {
         }
         let is_json = |i: usize| {
             let column = page.written.get(i).and_then(|name| shape.column(name));
-            column.is_some_and(|column| column.class == Class::Json)
+            let declared = page.columns.types.get(i) == Some(&Some(FieldType::Json));
+            column.is_some_and(|column| {
+                column.class == Class::Json || (declared && column.class == Class::Text)
+            })
         };
         let decoders: Vec<_> = result
             .columns_ref()

@@ -71,6 +71,7 @@ impl Session<'_> {
             dialect: self.connection.dialect,
             shape,
             types: &self.job.execution.types,
+            read: Vec::new(),
         }
     }
 

@@ -10,7 +10,7 @@ use crate::bridge::BridgeError;
 use crate::bridge::config::Config;
 use crate::bridge::dial::Family;
 use crate::bridge::request::invalid;
-use crate::bridge::secure::{Mode, Secure, UrlTls, said_once, unsupported};
+use crate::bridge::secure::{Mode, Secure, UrlTls, one_host, said_once, unsupported};
 
 const MODES: &str = "DISABLED, PREFERRED, REQUIRED, VERIFY_CA or VERIFY_IDENTITY";
 
@@ -53,6 +53,7 @@ impl Settings {
         said_once(
             &config,
             &[
+                (&["url", "connectionString"], false),
                 (&["host"], said.host.is_some()),
                 (&["port"], said.port.is_some()),
                 (&["user", "username"], said.user.is_some()),
@@ -65,7 +66,9 @@ impl Settings {
             ],
         )?;
         let database = said.database.or(config.text(&["database", "db"])?);
-        let host = said.host.or(config.text(&["host"])?);
+        let field = config.text(&["host"])?;
+        one_host(field.as_deref())?;
+        let host = said.host.or(field);
         let (Some(host), true) = (host, database.is_some() || url.is_some()) else {
             return Err(invalid(
                 "config.host",

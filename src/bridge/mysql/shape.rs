@@ -194,24 +194,30 @@ fn column(declared: &Declared) -> Column {
 /// The texts of `enum('a','it''s')`, in order.
 fn labels(declared: &str) -> Vec<String> {
     let mut labels = Vec::new();
-    let mut rest = declared;
-    while let Some((_, after)) = rest.split_once('\'') {
+    let mut chars = declared.chars().peekable();
+    while chars.by_ref().any(|c| c == '\'') {
         let mut label = String::new();
-        rest = after;
-        while let Some((part, after)) = rest.split_once('\'') {
-            label.push_str(part);
-            rest = after;
-            match rest.strip_prefix('\'') {
-                Some(after) => {
-                    label.push('\'');
-                    rest = after;
-                }
-                None => break,
+        while let Some(c) = chars.next() {
+            match c {
+                '\'' if chars.next_if_eq(&'\'').is_none() => break,
+                '\\' => label.extend(chars.next().map(unescaped)),
+                c => label.push(c),
             }
         }
         labels.push(label);
     }
     labels
+}
+
+/// What stands behind a backslash, as MySQL shows texts.
+fn unescaped(c: char) -> char {
+    match c {
+        'n' => '\n',
+        'r' => '\r',
+        '0' => '\0',
+        'Z' => '\x1a',
+        c => c,
+    }
 }
 
 #[cfg(test)]
@@ -225,6 +231,7 @@ mod tests {
             ["z", "it's", "a,b", ""]
         );
         assert_eq!(labels("set('''')"), ["'"]);
+        assert_eq!(labels(r"enum('a\\b','l\nb')"), ["a\\b", "l\nb"]);
         assert!(labels("int(11)").is_empty());
     }
 }

@@ -9,12 +9,12 @@ use crate::bridge::request::{Table, Target};
 use crate::bridge::sql::Statement;
 use crate::bridge::{BridgeError, Outcome};
 
-const LIST: &str = "SELECT CASE WHEN n.nspname <> current_schema() THEN n.nspname::text END, c.relname::text, c.relkind IN ('v', 'm') \
+const LIST: &str = "SELECT CASE WHEN n.nspname IS DISTINCT FROM current_schema() THEN n.nspname::text END, c.relname::text, c.relkind IN ('v', 'm') \
     FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \
     WHERE c.relkind IN ('r', 'p', 'f', 'v', 'm') \
     AND n.nspname NOT IN ('pg_catalog', 'information_schema', 'pg_toast') AND n.nspname !~ '^pg_(toast_)?temp_' \
     AND has_schema_privilege(n.oid, 'USAGE') AND has_any_column_privilege(c.oid, 'SELECT') \
-    ORDER BY n.nspname <> current_schema(), n.nspname, c.relname";
+    ORDER BY n.nspname IS DISTINCT FROM current_schema(), n.nspname, c.relname";
 
 const KEYS: &str = "SELECT a.attname::text FROM pg_catalog.pg_index i \
     CROSS JOIN LATERAL unnest(i.indkey::int2[]) WITH ORDINALITY AS k(num, place) \

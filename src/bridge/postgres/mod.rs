@@ -117,16 +117,17 @@ impl Database for Postgres {
             }
             begun
         };
-        let (begun, result) = tokio::join!(biased; begun, session.request(request, rows));
+        let request = async { Ok(session.request(request, rows).await) };
+        // Nothing goes on outside of the transaction.
+        let ((), result) = tokio::try_join!(biased; begun, request).map_err(of_pooler)?;
         let stopped_early = matches!(
             &result,
             Err(BridgeError::Cancelled | BridgeError::ResultOverflow(_))
         );
-        if begun.is_ok() && !stopped_early && session.simple(&job.tagged("ROLLBACK")).await.is_ok()
-        {
+        if !stopped_early && session.simple(&job.tagged("ROLLBACK")).await.is_ok() {
             connection.at_rest = true;
         }
-        begun.map_err(of_pooler).and(result)
+        result
     }
 
     async fn abort(&self, connection: Connection) {

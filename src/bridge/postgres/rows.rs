@@ -5,11 +5,10 @@ use tokio_postgres::{Row, RowStream};
 
 use super::decode::{self, Decoder};
 use super::session::Session;
-use super::shape::is_still;
 use crate::bridge::encode::{Columns, RowWriter};
 use crate::bridge::keys::{self, KeyValue};
 use crate::bridge::request::Query;
-use crate::bridge::sql::{By, Class, Held, Leg, Page, Term, Watch, changed};
+use crate::bridge::sql::{By, Class, Held, Leg, Page, Shape, Statement, Term, changed};
 use crate::bridge::{BridgeError, Outcome};
 
 impl Session<'_> {
@@ -26,12 +25,12 @@ impl Session<'_> {
         };
         let mut page = Page::new(self.builder(&shape), query, self.job.execution)?;
         while let Some((statement, mut leg)) = page.next()? {
-            let stream = self.stream(&statement).await;
+            let stream = match remembered && !rows.has_begun() {
+                true => self.stream_if_current(&shape, &statement).await,
+                false => self.stream(&statement).await,
+            };
             let stream = self.explain(&shape, &query.filter, stream).await?;
-            let watch = remembered.then_some(&page.watch);
-            let copied = self
-                .copy(stream, &page.columns, watch, &mut leg, rows)
-                .await;
+            let copied = self.copy(stream, &page.columns, &mut leg, rows).await;
             self.explain(&shape, &query.filter, copied).await?;
             page.ended(leg, key_value)?;
         }
@@ -42,12 +41,26 @@ impl Session<'_> {
         page.conclude(outcome, rows.place(), key_value)
     }
 
+    /// The rows of a statement, unless the table is not as its remembered shape says: what was asked means something
+    /// else then.
+    async fn stream_if_current(
+        &self,
+        shape: &Shape,
+        statement: &Statement,
+    ) -> Result<RowStream, BridgeError> {
+        let (is_current, stream) =
+            tokio::join!(biased; self.is_current(shape), self.stream(statement));
+        match is_current? {
+            true => stream,
+            false => Err(changed()),
+        }
+    }
+
     /// Copies the rows of a statement that are the page's.
     async fn copy(
         &self,
         stream: RowStream,
         columns: &Columns,
-        watch: Option<&Watch>,
         leg: &mut Leg<Row>,
         rows: &mut RowWriter<'_>,
     ) -> Result<(), BridgeError> {
@@ -55,11 +68,6 @@ impl Session<'_> {
         // Nothing has begun before the first row is there: what fails until then may be tried again.
         let mut next = stream.try_next().await.map_err(|error| self.error(error))?;
         let types = next.as_ref().map_or(&[][..], Row::columns);
-        if let Some(watch) = watch.filter(|_| !rows.has_begun())
-            && watch.sees_change(|at, kind| is_still(types, at, kind))
-        {
-            return Err(changed());
-        }
         rows.begin(columns);
         let decoders = types.iter().map(|column| Decoder::or_text(column.type_()));
         let decoders: Vec<_> = decoders.collect();

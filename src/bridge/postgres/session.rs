@@ -8,16 +8,15 @@ use futures_util::TryStreamExt as _;
 use tokio::time::Instant;
 use tokio_postgres::error::SqlState;
 use tokio_postgres::types::Type;
-use tokio_postgres::{Client, Row, RowStream};
+use tokio_postgres::{Client, RowStream};
 
 use super::bind::Sent;
-use super::shape::is_still;
 use super::{begin, failure};
 use crate::bridge::catalogue::{Shapes, write_test};
 use crate::bridge::encode::RowWriter;
 use crate::bridge::pool::Job;
 use crate::bridge::request::{Query, Request, Target};
-use crate::bridge::sql::{Builder, Class, Dialect, Shape, Statement, Watch, changed, checks};
+use crate::bridge::sql::{Builder, Dialect, Shape, Statement, changed, checks};
 use crate::bridge::{BridgeError, Outcome};
 use crate::query::filter::Filter;
 
@@ -127,14 +126,22 @@ impl Session<'_> {
             dialect: Dialect::Postgres,
             shape,
             types: &self.job.execution.types,
+            read: Vec::new(),
         }
     }
 
     pub(super) async fn count(&self, target: &Target, filter: &Filter) -> Result<u64, BridgeError> {
         let remembered = self.shapes.get(target).is_some();
         let shape = self.shape(target).await?;
-        let (statement, watch) = self.builder(&shape).count(filter)?;
-        let total = self.counted(&statement, remembered.then_some(&watch)).await;
+        let (statement, _) = self.builder(&shape).count(filter)?;
+        let (is_current, total) = match remembered {
+            true => tokio::join!(biased; self.is_current(&shape), self.number(&statement)),
+            false => (Ok(true), self.number(&statement).await),
+        };
+        let total = match is_current? {
+            true => total,
+            false => Err(changed()),
+        };
         self.explain(&shape, filter, total).await
     }
 
@@ -151,7 +158,7 @@ impl Session<'_> {
         if !self.complains(Complaint::Value) {
             return result;
         }
-        for check in checks(shape, filter).iter().take(MAX_CHECKS) {
+        for check in checks(shape, filter, MAX_CHECKS) {
             self.begin_again().await?;
             let sql = format!("SELECT CAST($1 AS {}) IS NULL", check.type_name);
             match self.rows(&sql, &[&check.text]).await {
@@ -175,33 +182,18 @@ impl Session<'_> {
         stream.map_err(|error| self.error(error))
     }
 
-    /// The number that a statement answers, unless what it watches says that the table has changed.
-    async fn counted(
-        &self,
-        statement: &Statement,
-        watch: Option<&Watch>,
-    ) -> Result<u64, BridgeError> {
-        let row = self.one_row(statement).await?;
-        let is_still = |at, kind: &Class| is_still(row.columns(), at, kind);
-        match watch.is_some_and(|watch| watch.sees_change(is_still)) {
-            true => Err(changed()),
-            false => number_in(&row),
-        }
-    }
-
     /// The one number that a statement answers.
     pub(super) async fn number(&self, statement: &Statement) -> Result<u64, BridgeError> {
-        number_in(&self.one_row(statement).await?)
-    }
-
-    async fn one_row(&self, statement: &Statement) -> Result<Row, BridgeError> {
         let rows: Vec<_> = self
             .stream(statement)
             .await?
             .try_collect()
             .await
             .map_err(|error| self.error(error))?;
-        rows.into_iter().next().ok_or_else(no_answer)
+        let number = rows.first().and_then(|row| row.try_get::<_, i64>(0).ok());
+        number
+            .and_then(|number| u64::try_from(number).ok())
+            .ok_or_else(no_answer)
     }
 
     /// The one text that a statement without values answers.
@@ -259,13 +251,6 @@ impl Session<'_> {
             }
         }
     }
-}
-
-fn number_in(row: &Row) -> Result<u64, BridgeError> {
-    let number = row.try_get::<_, i64>(0).ok();
-    number
-        .and_then(|number| u64::try_from(number).ok())
-        .ok_or_else(no_answer)
 }
 
 pub(super) fn no_answer() -> BridgeError {

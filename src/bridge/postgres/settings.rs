@@ -11,7 +11,7 @@ use crate::bridge::BridgeError;
 use crate::bridge::config::Config;
 use crate::bridge::dial::Family;
 use crate::bridge::request::invalid;
-use crate::bridge::secure::{Mode, Secure, UrlTls, said_once, unsupported};
+use crate::bridge::secure::{Mode, Secure, UrlTls, one_host, said_once, unsupported};
 
 const MODES: &str = "disable, allow, prefer, require, no-verify, verify-ca or verify-full";
 
@@ -41,6 +41,7 @@ impl Settings {
         said_once(
             &config,
             &[
+                (&["url", "connectionString"], false),
                 (&["host"], !pg.get_hosts().is_empty()),
                 (&["port"], has_port),
                 (&["user", "username"], pg.get_user().is_some()),
@@ -158,6 +159,7 @@ fn fill(pg: &mut PgConfig, config: &Config<'_>, has_url: bool) -> Result<(), Bri
     let needed = "a PostgreSQL source needs `url`, or `host` and `database`";
     if pg.get_hosts().is_empty() {
         let host = config.text(&["host"])?;
+        one_host(host.as_deref())?;
         pg.host(host.ok_or_else(|| invalid("config.host", needed))?);
     }
     if pg.get_ports().is_empty() {

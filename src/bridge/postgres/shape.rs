@@ -18,7 +18,8 @@ use crate::bridge::sql::{Class, Column, Order, Read, Shape};
 /// A type has an order if it has a default operator class for B-trees: its own, that of a type that it is
 /// binary-coercible to, or that of all arrays, enums, ranges and rows, as far as their elements have one.
 const COLUMNS: &str = "WITH RECURSIVE target AS ( \
-      SELECT c.oid, c.relname, n.nspname, t.named FROM unnest($1::text[], $2::bool[]) WITH ORDINALITY AS t(name, named, place) \
+      SELECT c.oid, c.relname, n.nspname, t.named, \
+        c.relkind = 'f' OR (c.relkind = 'r' AND EXISTS (SELECT FROM pg_catalog.pg_inherits h WHERE h.inhparent = c.oid)) AS loose FROM unnest($1::text[], $2::bool[]) WITH ORDINALITY AS t(name, named, place) \
       JOIN pg_catalog.pg_class c ON c.oid = to_regclass(t.name) JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \
       WHERE c.relkind IN ('r', 'p', 'f', 'v', 'm') ORDER BY t.place LIMIT 1), \
     behind(num, type) AS ( \
@@ -42,7 +43,7 @@ const COLUMNS: &str = "WITH RECURSIVE target AS ( \
         OR (u.type IN (SELECT type FROM elements) AND NOT EXISTS ( \
           SELECT FROM elements e WHERE e.type = u.type AND (e.element, m.amname) NOT IN (SELECT type, amname FROM methods)))) \
     SELECT CASE WHEN target.named THEN target.nspname::text END, target.relname::text, target.oid::text, a.attname::text, \
-      t.oid::bigint, t.typtype::text, format_type(t.oid, -1), format_type(a.atttypid, a.atttypmod), NOT a.attnotnull, \
+      t.oid::bigint, t.typtype::text, format_type(t.oid, -1), format_type(a.atttypid, a.atttypmod), NOT a.attnotnull OR target.loose, \
       has_column_privilege(target.oid, a.attnum, 'SELECT'), \
       t.oid IN (SELECT type FROM able WHERE amname = 'btree'), t.oid IN (SELECT type FROM able), \
       CASE WHEN t.typsend <> 0 THEN (SELECT quote_ident(n.nspname) || '.' || quote_ident(p.proname) FROM pg_catalog.pg_proc p \
@@ -50,19 +51,38 @@ const COLUMNS: &str = "WITH RECURSIVE target AS ( \
       (SELECT array_agg(e.enumlabel::text ORDER BY e.enumsortorder) FROM pg_catalog.pg_enum e WHERE e.enumtypid = t.oid), \
       COALESCE((SELECT NOT l.collisdeterministic FROM pg_catalog.pg_collation l WHERE l.oid = a.attcollation), false), \
       CASE WHEN t.typcategory = 'A' AND t.typlen = -1 THEN t.typelem::bigint END, \
-      current_setting('server_encoding') = 'UTF8' \
+      current_setting('server_encoding') = 'UTF8', \
+      (SELECT array_agg(format('OPERATOR(%I.%s)', n.nspname, o.oprname) ORDER BY x.amopstrategy) FROM pg_catalog.pg_opclass k \
+        JOIN pg_catalog.pg_am m ON m.oid = k.opcmethod AND m.amname = 'btree' \
+        JOIN pg_catalog.pg_amop x ON x.amopfamily = k.opcfamily AND x.amoplefttype = k.opcintype AND x.amoprighttype = k.opcintype \
+        JOIN pg_catalog.pg_operator o ON o.oid = x.amopopr JOIN pg_catalog.pg_namespace n ON n.oid = o.oprnamespace \
+        WHERE k.opcdefault AND k.opcintype = t.oid AND t.typnamespace <> 'pg_catalog'::regnamespace) \
     FROM target LEFT JOIN pg_catalog.pg_attribute a ON a.attrelid = target.oid AND a.attnum > 0 AND NOT a.attisdropped \
     LEFT JOIN behind b ON b.num = a.attnum LEFT JOIN pg_catalog.pg_type t ON t.oid = b.type \
     WHERE t.typtype IS DISTINCT FROM 'd' ORDER BY a.attnum";
 
-/// The columns of each unique index that covers all rows, compared as the columns themselves are.
+/// The columns of each unique index that covers all rows, compared as the columns themselves are. The index of a table
+/// that others inherit from says nothing of their rows.
 const UNIQUE: &str = "SELECT array_agg(a.attname::text ORDER BY k.place) FROM pg_catalog.pg_index i \
     CROSS JOIN LATERAL unnest(i.indkey::int2[]) WITH ORDINALITY AS k(num, place) \
     LEFT JOIN pg_catalog.pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = k.num \
+    LEFT JOIN pg_catalog.pg_type t ON t.oid = a.atttypid \
     WHERE i.indrelid = $1::oid AND i.indisunique AND i.indisvalid AND i.indimmediate AND i.indpred IS NULL AND i.indexprs IS NULL \
-      AND k.place <= i.indnkeyatts GROUP BY i.indexrelid, i.indcollation \
-    HAVING bool_and(i.indcollation[array_position(i.indkey::int2[], a.attnum) - array_lower(i.indkey::int2[], 1)] = a.attcollation) \
+      AND k.place <= i.indnkeyatts AND NOT EXISTS (SELECT FROM pg_catalog.pg_inherits h JOIN pg_catalog.pg_class c ON c.oid = h.inhparent \
+        WHERE h.inhparent = i.indrelid AND c.relkind = 'r') \
+    GROUP BY i.indexrelid, i.indcollation, i.indclass \
+    HAVING bool_and(i.indclass[k.place - 1] IN (SELECT o.oid FROM pg_catalog.pg_opclass o WHERE o.opcdefault \
+        AND (o.opcintype = COALESCE(NULLIF(t.typbasetype, 0), t.oid) OR NOT EXISTS (SELECT FROM pg_catalog.pg_opclass d \
+          WHERE d.opcmethod = o.opcmethod AND d.opcdefault AND d.opcintype = COALESCE(NULLIF(t.typbasetype, 0), t.oid))))) \
+      AND bool_and(i.indcollation[array_position(i.indkey::int2[], a.attnum) - array_lower(i.indkey::int2[], 1)] = a.attcollation) \
     ORDER BY i.indexrelid";
+
+/// What changes when a table does, in its columns, its unique indexes, or what inherits from it.
+const STAMP: &str = "SELECT concat_ws(' ', c.oid, \
+      (SELECT string_agg(concat_ws(':', a.attnum, a.xmin), ',' ORDER BY a.attnum) FROM pg_catalog.pg_attribute a WHERE a.attrelid = c.oid AND a.attnum > 0), \
+      (SELECT string_agg(concat_ws(':', i.indexrelid, i.xmin), ',' ORDER BY i.indexrelid) FROM pg_catalog.pg_index i WHERE i.indrelid = c.oid), \
+      EXISTS (SELECT FROM pg_catalog.pg_inherits h WHERE h.inhparent = c.oid)) \
+    FROM pg_catalog.pg_class c WHERE c.oid = to_regclass($1)";
 
 /// A column and what introspection tells of it beyond that.
 pub(super) struct Found {
@@ -89,7 +109,19 @@ impl Session<'_> {
         let columns = found.columns.into_iter().map(|found| found.column);
         let mut shape = Shape::new(found.table, columns.collect(), found.unique, false);
         shape.is_utf8 = found.is_utf8;
+        shape.stamp = self.stamp(&shape.table).await?;
         Ok(self.shapes.put(target, shape))
+    }
+
+    /// Whether a remembered shape is still the table's. Asked for beside the query itself, it takes no time of its own.
+    pub(super) async fn is_current(&self, shape: &Shape) -> Result<bool, BridgeError> {
+        Ok(self.stamp(&shape.table).await? == shape.stamp)
+    }
+
+    async fn stamp(&self, table: &Table) -> Result<String, BridgeError> {
+        let rows = self.rows(STAMP, &[&table.quoted('"')]).await?;
+        let stamp = rows.first().map(|row| self.get(row, 0)).transpose()?;
+        Ok(stamp.unwrap_or_default())
     }
 
     pub(super) async fn describe(&self, target: &Target) -> Result<Described, BridgeError> {
@@ -180,6 +212,9 @@ impl Session<'_> {
             type_name,
             send: send.filter(|_| known.is_none()),
             is_loose: self.get(row, 14)?,
+            operators: self
+                .get::<Option<Vec<String>>>(row, 17)?
+                .and_then(|operators| operators.try_into().ok()),
             ..Column::unknown("")
         };
         let declared = self.get(row, 7)?;
@@ -218,13 +253,6 @@ fn read(ty: &Type) -> Read {
             tokio_postgres::types::Kind::Array(_)
         ))),
     }
-}
-
-/// Whether a column of a result holds values of that kind, as far as there is such a column.
-pub(super) fn is_still(columns: &[tokio_postgres::Column], at: usize, kind: &Class) -> bool {
-    columns
-        .get(at)
-        .is_none_or(|column| class(column.type_()) == *kind)
 }
 
 fn class(ty: &Type) -> Class {

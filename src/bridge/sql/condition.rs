@@ -26,14 +26,10 @@ impl Builder<'_> {
                 .unwrap_or_else(|| truth(false)),
             Filter::Not(filter) => self.condition(filter)?.not(),
             Filter::Nothing => truth(false),
-            Filter::IsNull {
-                field,
-                negated: false,
-            } => column(field).is_null(),
-            Filter::IsNull {
-                field,
-                negated: true,
-            } => column(field).is_not_null(),
+            Filter::IsNull { field, negated } => {
+                let null = self.is_null(&self.column(field));
+                if *negated { null.not() } else { null }
+            }
             Filter::Compare { field, op, value } => {
                 self.compare(&self.column(field), *op, value)?
             }
@@ -49,6 +45,16 @@ impl Builder<'_> {
             } => self.matches(&self.column(field), *pattern, text)?,
             Filter::Contains { field, value } => self.contains(&self.column(field), value)?,
         })
+    }
+
+    fn is_null(&self, by: &Column) -> Expr {
+        match (self.dialect, &by.class) {
+            // Of a composite `IS NULL` asks whether all of its parts are.
+            (Dialect::Postgres, Class::Other) => {
+                Expr::cust_with_expr("($1 IS NOT DISTINCT FROM NULL)", column(&by.name))
+            }
+            _ => column(&by.name).is_null(),
+        }
     }
 
     /// Joins conditions as a balanced tree: a chain of a thousand would be too deep for SQLite.
@@ -69,7 +75,7 @@ impl Builder<'_> {
         match self.dialect {
             Dialect::Postgres => postgres::compare(column, op, value),
             Dialect::MySql | Dialect::MariaDb => mysql::compare(self.dialect, column, op, value),
-            Dialect::Sqlite => sqlite::compare(column, self.holds_dates(column), op, value),
+            Dialect::Sqlite => sqlite::compare(column, self.declared(column), op, value),
         }
     }
 
@@ -79,7 +85,7 @@ impl Builder<'_> {
             Dialect::MySql | Dialect::MariaDb => {
                 mysql::is_in(self.dialect, column, values, negated)
             }
-            Dialect::Sqlite => sqlite::is_in(column, self.holds_dates(column), values, negated),
+            Dialect::Sqlite => sqlite::is_in(column, self.declared(column), values, negated),
         }
     }
 

@@ -117,6 +117,8 @@ pub(super) struct Builder<'a> {
     pub(super) dialect: Dialect,
     pub(super) shape: &'a Shape,
     pub(super) types: &'a ColumnTypes,
+    /// What is read of each row, for its digest.
+    pub(super) read: Vec<Column>,
 }
 
 impl Builder<'_> {
@@ -125,7 +127,7 @@ impl Builder<'_> {
         let mut select = self.from(filter)?;
         select.expr(Expr::cust("COUNT(*)"));
         let mut watch = Watch::default();
-        if self.dialect != Dialect::Sqlite {
+        if self.is_watched() {
             self.watch_compared(filter, &mut watch, 1, &mut select, |by| {
                 let mut none = SelectStatement::new();
                 none.from(table(&self.shape.table)).expr(column(&by.name));
@@ -208,16 +210,24 @@ impl Builder<'_> {
 
     fn column(&self, name: &str) -> Column {
         let known = self.shape.column(name);
-        known.map_or_else(|| Column::unknown(name), Clone::clone)
+        let mut column = known.map_or_else(|| Column::unknown(name), Clone::clone);
+        // A text that a lens calls JSON: these two have JSON in texts, and views do not tell.
+        if self.dialect != Dialect::Postgres
+            && column.class == Class::Text
+            && self.declared(&column) == Some(FieldType::Json)
+        {
+            column.class = Class::Json;
+        }
+        column
     }
 
-    /// Whether the lens says that a column holds dates.
-    fn holds_dates(&self, column: &Column) -> bool {
+    /// What the lens says that a column holds.
+    fn declared(&self, column: &Column) -> Option<FieldType> {
         let declared = self
             .types
             .iter()
             .find(|(name, _)| name.eq_ignore_ascii_case(&column.name));
-        declared.is_some_and(|(_, kind)| *kind == FieldType::Date)
+        declared.map(|(_, kind)| *kind)
     }
 }
 

@@ -2,16 +2,18 @@
 //!
 //! Rows are ordered by what was asked for and then by the primary key of the lens. Where the table's own catalogue
 //! does not say that this gives every row a place of its own (a view, a key that may be null or repeat), a digest of
-//! the whole row decides among those that share one: rows that are equal even in that are the same to whoever reads
-//! them, so it is enough to count how many of them there were. [`Ties`] says when the digest is looked at.
+//! all that is read of a row decides among those that share one: rows that are equal even in that are the same to
+//! whoever reads them, so it is enough to count how many of them there were. [`Ties`] says when the digest is looked at.
 
 use sea_query::{Expr, ExprTrait, NullOrdering, Order as Direction, SelectStatement};
 
+use super::condition::comparison;
 use super::shape::{Class, Column, Order};
 use super::{Builder, Dialect, column, join, mysql, postgres, sqlite};
 use crate::bridge::BridgeError;
 use crate::bridge::keys::{KeyValue, Position, Tie, stale};
 use crate::bridge::request::{Query, invalid};
+use crate::query::filter::Comparison;
 use crate::query::operation::Paging;
 
 /// One thing that rows are ordered by.
@@ -27,7 +29,7 @@ pub(in crate::bridge) struct Term {
 pub(in crate::bridge) enum By {
     /// A column.
     Column(Column),
-    /// A digest of the whole row.
+    /// A digest of all that is read of the row.
     RowDigest,
 }
 
@@ -173,7 +175,7 @@ impl Builder<'_> {
         }
         if !key.is_empty() {
             ordering.warning = Some(format!(
-                "no unique index over columns that cannot be null covers the primary key ({}): pages are exact, but slower where rows share a key, because those are ordered by all of their columns",
+                "no unique index over columns that cannot be null covers the primary key ({}): rows that share a key are told apart by all that is read of them, which takes longer, and cannot be where that changes by itself (such as `now()` in a view)",
                 key.join(", ")
             ));
         }
@@ -199,7 +201,7 @@ impl Builder<'_> {
         };
         let by = match (&term.by, self.dialect) {
             (By::Column(by), Dialect::MySql | Dialect::MariaDb) => mysql::sorted_by(by),
-            (By::Column(by), Dialect::Postgres) => postgres::sorted_by(by),
+            (By::Column(by), Dialect::Postgres) => postgres::sorted_by(self.shape, by),
             (By::Column(by), Dialect::Sqlite) => column(&by.name),
             (By::RowDigest, _) => self.row_digest(),
         };
@@ -222,9 +224,9 @@ impl Builder<'_> {
 
     fn row_digest(&self) -> Expr {
         match self.dialect {
-            Dialect::Postgres => postgres::row_digest(self.shape),
-            Dialect::MySql | Dialect::MariaDb => mysql::row_digest(self.shape),
-            Dialect::Sqlite => sqlite::row_digest(self.shape),
+            Dialect::Postgres => postgres::row_digest(&self.read),
+            Dialect::MySql | Dialect::MariaDb => mysql::row_digest(&self.read),
+            Dialect::Sqlite => sqlite::row_digest(&self.read),
         }
     }
 
@@ -283,7 +285,7 @@ impl Builder<'_> {
         }
         if let Some(digest) = &tie.digest {
             let term = Term::row_digest();
-            same.push(self.compared(&term).gte(self.bound(&term, digest)?));
+            same.push(self.compare_term(&term, Comparison::Gte, self.bound(&term, digest)?));
         }
         Ok(join(same, Expr::and).unwrap_or_else(|| super::truth(true)))
     }
@@ -296,14 +298,15 @@ impl Builder<'_> {
             return Ok((behind, by.is_null()));
         }
         let bound = self.bound(term, value)?;
+        let than = |op| self.compare_term(term, op, bound.clone());
         let behind = if term.descending {
-            by.clone().lt(bound.clone())
+            than(Comparison::Lt)
         } else if term.nullable {
-            by.clone().gt(bound.clone()).or(by.clone().is_null())
+            than(Comparison::Gt).or(by.is_null())
         } else {
-            by.clone().gt(bound.clone())
+            than(Comparison::Gt)
         };
-        Ok((Some(behind), by.eq(bound)))
+        Ok((Some(behind), than(Comparison::Eq)))
     }
 
     /// A row that is not before in this term, where that is one range of it.
@@ -312,12 +315,21 @@ impl Builder<'_> {
         if !is_range {
             return Ok(None);
         }
-        let (by, bound) = (self.compared(term), self.bound(term, value)?);
-        Ok(Some(if term.descending {
-            by.lte(bound)
+        let op = if term.descending {
+            Comparison::Lte
         } else {
-            by.gte(bound)
-        }))
+            Comparison::Gte
+        };
+        Ok(Some(self.compare_term(term, op, self.bound(term, value)?)))
+    }
+
+    fn compare_term(&self, term: &Term, op: Comparison, bound: Expr) -> Expr {
+        match (&term.by, self.dialect) {
+            (By::Column(by), Dialect::Postgres) => {
+                postgres::compare_as(by, self.compared(term), op, bound)
+            }
+            _ => comparison(self.compared(term), op, bound),
+        }
     }
 
     /// The term as it is compared.

@@ -79,6 +79,8 @@ pub(in crate::bridge) struct Column {
     pub(in crate::bridge) type_name: String,
     /// PostgreSQL: the function that gives its binary form, if the type is not one that every driver knows.
     pub(in crate::bridge) send: Option<String>,
+    /// PostgreSQL: what compares values of a type of an extension: `<`, `<=`, `=`, `>=` and `>`, with their schema.
+    pub(in crate::bridge) operators: Option<[String; 5]>,
     /// PostgreSQL: whether its collation holds different texts for equal.
     pub(in crate::bridge) is_loose: bool,
     /// MySQL: whether its values can be longer than the part of them that rows are ordered by.
@@ -99,6 +101,7 @@ impl Column {
             has_equality: true,
             type_name: String::new(),
             send: None,
+            operators: None,
             is_loose: false,
             is_long: false,
             charset: None,
@@ -116,6 +119,8 @@ pub(in crate::bridge) struct Shape {
     ignores_case: bool,
     /// PostgreSQL: whether the database has all characters there are.
     pub(in crate::bridge) is_utf8: bool,
+    /// PostgreSQL: what is another when the table is.
+    pub(in crate::bridge) stamp: String,
     /// Sets of columns of which no two rows have the same values, none of them null.
     unique: Vec<Vec<String>>,
 }
@@ -143,6 +148,7 @@ impl Shape {
             by_name,
             ignores_case,
             is_utf8: true,
+            stamp: String::new(),
             unique: Vec::new(),
         };
         let identifies = |columns: &Vec<String>| {

@@ -7,11 +7,12 @@ use sea_query::{Expr, ExprTrait};
 use serde_json::Value;
 
 use super::condition::{MAX_SINGLE_VALUES, comparison, wrong};
-use super::shape::{Class, Column, Shape};
+use super::shape::{Class, Column};
 use super::{BYTES, LIST, Param, RAW_TEXT, bytes_value, column, join};
 use crate::bridge::BridgeError;
 use crate::bridge::keys::{KeyValue, stale};
 use crate::query::filter::{Comparison, Pattern};
+use crate::query::lens::FieldType;
 use crate::query::moment::Moment;
 use crate::query::numeral::Numeral;
 
@@ -20,17 +21,22 @@ const MAX_SAFE_INTEGER: u64 = (1 << 53) - 1;
 
 pub(super) fn compare(
     by: &Column,
-    dates: bool,
+    kind: Option<FieldType>,
     op: Comparison,
     value: &Value,
 ) -> Result<Expr, BridgeError> {
-    if dates && let Some(moment) = value.as_str().and_then(Moment::parse) {
-        return Ok(comparison(moment_of(by), op, Expr::val(moment.sortable())));
-    }
     match op {
-        Comparison::Eq => is_in(by, dates, std::slice::from_ref(value), false),
-        Comparison::Ne => is_in(by, dates, std::slice::from_ref(value), true),
-        _ => match values(by, value)?.into_iter().next() {
+        Comparison::Eq => return is_in(by, kind, std::slice::from_ref(value), false),
+        Comparison::Ne => return is_in(by, kind, std::slice::from_ref(value), true),
+        _ => {}
+    }
+    match value.as_str().and_then(Moment::parse) {
+        // What is no date is neither before one nor after it.
+        Some(moment) if kind == Some(FieldType::Date) => {
+            let instant = Expr::cust_with_expr("semilayer_instant(?)", column(&by.name));
+            Ok(comparison(instant, op, Expr::val(moment.sortable())))
+        }
+        _ => match values(by, kind, value)?.into_iter().next() {
             Some(first) => Ok(comparison(column(&by.name), op, expr(&first))),
             None => Err(wrong(by, "values without an order", value)),
         },
@@ -44,18 +50,19 @@ fn moment_of(by: &Column) -> Expr {
 
 pub(super) fn is_in(
     by: &Column,
-    dates: bool,
+    kind: Option<FieldType>,
     values: &[Value],
     negated: bool,
 ) -> Result<Expr, BridgeError> {
     let (mut plain, mut moments, mut documents) = (Vec::new(), Vec::new(), Vec::new());
+    let dates = kind == Some(FieldType::Date);
     for value in values {
         match value.as_str().and_then(Moment::parse).filter(|_| dates) {
             Some(moment) => moments.push(Param::Text(moment.sortable())),
             None if by.class == Class::Json || value.is_object() || value.is_array() => {
                 documents.push(json_equals(by, value)?);
             }
-            None => plain.extend(self::values(by, value)?),
+            None => plain.extend(self::values(by, kind, value)?),
         }
     }
     let mut conditions = documents;
@@ -74,8 +81,22 @@ fn among(left: Expr, mut values: Vec<Param>) -> Expr {
         1 => left.eq(expr(&values.remove(0))),
         n if n <= MAX_SINGLE_VALUES => left.is_in(values.iter().map(expr)),
         _ => {
-            let list = Expr::val(bytes_value(LIST, &write_list(&values)));
-            Expr::cust_with_exprs("(? IN rarray(?))", [left, list])
+            // A list takes no text that is not in UTF-8 but as bytes.
+            let (raw, values): (Vec<_>, Vec<_>) = values
+                .into_iter()
+                .partition(|value| matches!(value, Param::RawText(_)));
+            let list = |values: &[Param]| Expr::val(bytes_value(LIST, &write_list(values)));
+            let plain = Expr::cust_with_exprs("(? IN rarray(?))", [left.clone(), list(&values)]);
+            if raw.is_empty() {
+                return plain;
+            }
+            let bytes = raw.into_iter().map(|value| match value {
+                Param::RawText(text) => Param::Bytes(text),
+                other => other,
+            });
+            let texts = list(&bytes.collect::<Vec<_>>());
+            let template = "(? IN (SELECT CAST(value AS TEXT) FROM rarray(?)))";
+            plain.or(Expr::cust_with_exprs(template, [left, texts]))
         }
     }
 }
@@ -94,7 +115,8 @@ fn expr(value: &Param) -> Expr {
 }
 
 /// All values of a column that rows show as this one, the likeliest first.
-fn values(by: &Column, value: &Value) -> Result<Vec<Param>, BridgeError> {
+fn values(by: &Column, kind: Option<FieldType>, value: &Value) -> Result<Vec<Param>, BridgeError> {
+    let is_number = matches!(kind, Some(FieldType::Number | FieldType::Decimal));
     Ok(match value {
         Value::Bool(_) | Value::Number(_) if by.class == Class::Text => {
             return Err(wrong(by, "text", value));
@@ -105,6 +127,12 @@ fn values(by: &Column, value: &Value) -> Result<Vec<Param>, BridgeError> {
         )],
         Value::String(text) => {
             let mut values = vec![Param::Text(text.clone())];
+            // Rows show some numbers as texts; a column that declares nothing would compare them as such.
+            if let Some(numeral) =
+                Numeral::parse(text).filter(|_| is_number && by.class != Class::Text)
+            {
+                values.insert(0, number(&numeral));
+            }
             if let Ok(bytes) = BASE64.decode(text) {
                 // Text that is not in UTF-8 is shown like bytes.
                 let is_text = std::str::from_utf8(&bytes).is_ok();
@@ -180,9 +208,8 @@ pub(super) fn key_value(_: Option<&Column>, value: &KeyValue) -> Result<Expr, Br
     })
 }
 
-/// A digest of what all columns say.
-pub(super) fn row_digest(shape: &Shape) -> Expr {
-    let columns = shape.columns();
+/// A digest of what these columns say.
+pub(super) fn row_digest(columns: &[Column]) -> Expr {
     let template = format!("semilayer_digest({})", vec!["?"; columns.len()].join(", "));
     Expr::cust_with_exprs(template, columns.iter().map(|by| column(&by.name)))
 }

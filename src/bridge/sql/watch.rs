@@ -1,4 +1,4 @@
-//! Whether a table still is what its remembered shape says, told by the types of what comes back.
+//! Whether a table of MySQL still is what its remembered shape says, told by the types of what comes back.
 //!
 //! What a value is bound as depends on the type of its column, so a filter would mean something else after a migration.
 //! Columns that are compared and not read are asked for with each row, as a null that has their type.
@@ -6,7 +6,7 @@
 use sea_query::{Expr, SelectStatement};
 
 use super::shape::{Class, Column, Read};
-use super::{Builder, column, truth};
+use super::{Builder, Dialect, column, truth};
 use crate::bridge::BridgeError;
 use crate::query::filter::Filter;
 
@@ -46,6 +46,11 @@ fn is_telling(column: &Column) -> bool {
 }
 
 impl Builder<'_> {
+    /// Whether a shape is held against the result: the other databases say by themselves that a table has changed.
+    pub(super) fn is_watched(&self) -> bool {
+        matches!(self.dialect, Dialect::MySql | Dialect::MariaDb)
+    }
+
     /// What there is to be seen of the columns that are written as they are, from the first one of a result on.
     pub(super) fn watch_written(&self, written: &[String]) -> Watch {
         let columns = written.iter().map(|name| self.column(name)).enumerate();

@@ -1,6 +1,9 @@
 //! The functions that SQLite is given, because its own know no Unicode, no dates in two spellings and no JSON
 //! containment. They are for our statements only: nothing in a schema can call them.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use rusqlite::functions::{Context, FunctionFlags};
 use rusqlite::types::ValueRef;
 use rusqlite::{Connection, Error, Result};
@@ -14,12 +17,21 @@ use crate::query::moment::Moment;
 use crate::query::numeral::Numeral;
 
 /// Adds them to a connection.
-pub(super) fn add(db: &Connection) -> Result<()> {
+/// `stop` says that nobody wants the answer any more: SQLite itself does not look while a function runs.
+pub(super) fn add(db: &Connection, stop: &Arc<AtomicBool>) -> Result<()> {
     let flags = FunctionFlags::SQLITE_UTF8
         | FunctionFlags::SQLITE_DETERMINISTIC
         | FunctionFlags::SQLITE_DIRECTONLY;
     rusqlite::vtab::array::load_module(db)?;
-    db.create_scalar_function("semilayer_matches", 3, flags, matches)?;
+    let stop = Arc::clone(stop);
+    db.create_scalar_function("semilayer_matches", 3, flags, move |context| {
+        matches(context, &stop)
+    })?;
+    db.create_scalar_function("semilayer_instant", 1, flags, |context| {
+        let text = context.get_raw(0).as_str().ok();
+        let moment = text.and_then(Moment::parse);
+        Ok(moment.map(|moment| moment.sortable()))
+    })?;
     db.create_scalar_function("semilayer_moment", 1, flags, moment)?;
     db.create_scalar_function("semilayer_digest", -1, flags, digest)?;
     db.create_scalar_function("semilayer_json_equals", 2, flags, |context| {
@@ -41,7 +53,7 @@ fn text(value: ValueRef<'_>) -> Option<String> {
 }
 
 /// `(value, operator, pattern)`: whether the value matches; null for null.
-fn matches(context: &Context<'_>) -> Result<Option<bool>> {
+fn matches(context: &Context<'_>, stop: &AtomicBool) -> Result<Option<bool>> {
     let value = context.get_raw(0);
     if value == ValueRef::Null {
         return Ok(None);
@@ -55,7 +67,13 @@ fn matches(context: &Context<'_>) -> Result<Option<bool>> {
         let text = pattern.as_str().map_err(|error| error.to_string())?;
         Like::parse(operator.unwrap_or(Pattern::Contains), text)
     })?;
-    Ok(Some(text(value).is_some_and(|text| like.matches(&text))))
+    let Some(text) = text(value) else {
+        return Ok(Some(false));
+    };
+    match like.matches_unless(&text, &|| stop.load(Ordering::Relaxed)) {
+        Some(matches) => Ok(Some(matches)),
+        None => Err(Error::UserFunctionError("the query was given up".into())),
+    }
 }
 
 /// A date in a form that compares as dates do; what is none stays what it is.

@@ -120,7 +120,8 @@ impl Database for Sqlite {
         let (db, answer) = task
             .await
             .map_err(|error| BridgeError::QueryFailed(error.to_string()))??;
-        connection.db = Some(db);
+        // One that could not leave its transaction is not used again.
+        connection.db = Some(db).filter(Db::is_autocommit);
         match answer? {
             Answer::Rows(outcome) => Ok(outcome),
             Answer::Version(version, latency) => write_test(rows, version, latency).await,
@@ -190,7 +191,7 @@ fn open(path: &Path) -> Result<Connection, BridgeError> {
         db.set_db_config(DbConfig::SQLITE_DBCONFIG_DQS_DML, false)?;
         db.set_db_config(DbConfig::SQLITE_DBCONFIG_DEFENSIVE, true)?;
         db.set_db_config(DbConfig::SQLITE_DBCONFIG_TRUSTED_SCHEMA, false)?;
-        functions::add(&db)?;
+        functions::add(&db, &stop)?;
         db.execute_batch("PRAGMA query_only = ON; SELECT 1 FROM sqlite_schema LIMIT 1")
     };
     prepare().map_err(unreachable)?;

@@ -11,12 +11,14 @@ use tokio::sync::mpsc;
 use super::failure::of_statement as failure;
 use crate::bridge::catalogue::{ColumnInfo, IndexInfo, Listed};
 use crate::bridge::encode::{
-    Caps, RowEncoder, write_base64, write_f64, write_int, write_plain, write_raw_json, write_text,
+    Caps, Columns, RowEncoder, write_base64, write_f64, write_int, write_plain, write_raw_json,
+    write_text,
 };
 use crate::bridge::keys::{self, KeyValue};
 use crate::bridge::request::{Query, Request, Table};
 use crate::bridge::sql::{Builder, Dialect, Page, Param, Shape, Statement};
 use crate::bridge::{BridgeError, Execution, Outcome, RowBatch};
+use crate::query::lens::FieldType;
 
 /// What the thread needs.
 pub(super) struct Work {
@@ -49,7 +51,12 @@ impl Work {
         // One transaction, so that a total fits its rows.
         db.execute_batch("BEGIN").map_err(failure)?;
         let answer = self.request(db);
-        db.execute_batch("ROLLBACK").map_err(failure)?;
+        // Some failures have ended it already; what they say is the answer.
+        if !db.is_autocommit()
+            && let Err(error) = db.execute_batch("ROLLBACK")
+        {
+            log::debug!("a transaction could not be left: {error}");
+        }
         answer
     }
 
@@ -97,6 +104,7 @@ impl Work {
             dialect: Dialect::Sqlite,
             shape,
             types: &self.execution.types,
+            read: Vec::new(),
         }
     }
 
@@ -113,7 +121,7 @@ impl Work {
         let mut outcome = Outcome::default();
         // Never more than one: rows that share a place are always ordered.
         while let Some((statement, _)) = page.next::<()>()? {
-            outcome = self.copy(db, &statement, page.columns.names.len())?;
+            outcome = self.copy(db, &statement, &page.columns)?;
         }
         let encoder = self.encoder();
         let place = encoder.as_ref().and_then(RowEncoder::place);
@@ -122,14 +130,24 @@ impl Work {
     }
 
     /// Copies all rows of a statement.
-    fn copy(&self, db: &Db, statement: &Statement, written: usize) -> Result<Outcome, BridgeError> {
+    fn copy(
+        &self,
+        db: &Db,
+        statement: &Statement,
+        columns: &Columns,
+    ) -> Result<Outcome, BridgeError> {
+        let written = columns.names.len();
         let mut prepared = db
             .prepare_cached(&self.tagged(&statement.sql))
             .map_err(failure)?;
         let kinds: Vec<_> = prepared
             .columns()
             .iter()
-            .map(|column| Declared::of(column.decl_type()))
+            .enumerate()
+            .map(|(i, column)| match columns.types.get(i) {
+                Some(Some(FieldType::Json)) => Declared::Json,
+                _ => Declared::of(column.decl_type()),
+            })
             .collect();
         let mut rows = prepared.query(params(statement)).map_err(failure)?;
         while let Some(row) = rows.next().map_err(failure)? {

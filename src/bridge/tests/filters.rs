@@ -340,7 +340,8 @@ proptest! {
                 total: false,
             };
             let execution = execution();
-            let builder = Builder { dialect, shape: &shape, types: &execution.types };
+            let builder = Builder { dialect, shape: &shape, types: &execution.types,
+            read: Vec::new(), };
             let (statement, _) = Page::new(builder, &query, &execution).unwrap().next::<()>().unwrap().unwrap();
             prop_assert!(!statement.sql.contains("7777777"), "{}", statement.sql);
             prop_assert!(!statement.sql.contains(&limit.to_string()), "{}", statement.sql);

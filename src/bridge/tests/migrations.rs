@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use super::support::{ENGINES, Engine, TestDb, execution, field, operation, parse, query, run};
 use crate::bridge::{BridgeOptions, Bridges};
-use crate::query::operation::{Kind, Operation};
+use crate::query::operation::{Kind, Operation, Paging};
 
 async fn ids(bridges: &Bridges, db: &TestDb, operation: &Operation) -> Vec<Value> {
     let (batches, _) = run(bridges, &db.source, operation, &execution())
@@ -84,5 +84,64 @@ async fn columns_that_come_go_and_get_other_names_are_noticed() {
         db.run("ALTER TABLE t ADD COLUMN c VARCHAR(9) DEFAULT 'x'")
             .await;
         assert_eq!(ids(&bridges, &db, &of("c")).await, [1], "{engine:?}");
+    }
+}
+
+/// Promises that a page relies on and nothing that comes back tells of.
+#[tokio::test(flavor = "multi_thread")]
+async fn promises_that_are_taken_back_are_noticed() {
+    let db = TestDb::new(
+        Engine::Postgres,
+        "CREATE TABLE m (id int PRIMARY KEY, v text NOT NULL); INSERT INTO m SELECT i, 'v' || i FROM generate_series(1, 4) i;
+         CREATE TABLE n (id int NOT NULL, v text, CONSTRAINT one UNIQUE (id)); INSERT INTO n SELECT i, 'a' FROM generate_series(1, 4) i;
+         CREATE TABLE a (id int PRIMARY KEY, v text NOT NULL); INSERT INTO a SELECT i, 'a' || i FROM generate_series(1, 6) i;
+         CREATE TABLE b (id int, v text); INSERT INTO b SELECT i / 2, NULL FROM generate_series(1, 6) i;",
+    )
+    .await;
+    let bridges = Bridges::new(BridgeOptions::default());
+    for (table, key, change, count) in [
+        (
+            "m",
+            "v",
+            "ALTER TABLE m ALTER v DROP NOT NULL; INSERT INTO m VALUES (9, NULL), (10, NULL)",
+            6,
+        ),
+        (
+            "n",
+            "id",
+            "ALTER TABLE n DROP CONSTRAINT one; INSERT INTO n SELECT i, 'b' FROM generate_series(1, 4) i",
+            8,
+        ),
+        (
+            "a",
+            "v",
+            "ALTER TABLE a RENAME TO gone; ALTER TABLE b RENAME TO a",
+            6,
+        ),
+    ] {
+        let mut execution = execution();
+        execution.paging = Paging {
+            keys: vec![key.into(), "id".into()],
+            asked: 1,
+            after: None,
+        };
+        let options = json!({"orderBy": [{"field": key}, {"field": "id"}], "limit": 1});
+        let operation = query(table, options);
+        run(&bridges, &db.source, &operation, &execution)
+            .await
+            .unwrap();
+        db.run(change).await;
+        let mut rows = 0;
+        loop {
+            let ran = run(&bridges, &db.source, &operation, &execution).await;
+            let (batches, outcome) = ran.unwrap();
+            match parse(&batches).len() {
+                0 => break,
+                more => rows += more,
+            }
+            execution.paging.after = outcome.last;
+            assert!(rows <= count, "{table}: too many");
+        }
+        assert_eq!(rows, count, "{table}");
     }
 }

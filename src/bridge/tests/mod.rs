@@ -1,6 +1,7 @@
 //! The bridges against real databases, which must be there: `SEMILAYER_TEST_POSTGRES` and
 //! `SEMILAYER_TEST_MYSQL` say where, and their users may create databases.
 
+mod answers;
 mod cancel;
 mod catalogue;
 mod dead_connections;

@@ -152,3 +152,120 @@ async fn a_row_that_was_given_early_comes_no_second_time() {
         assert_eq!(field(&rows, "k"), [1, 2, 2, 2, 3], "{engine:?}");
     }
 }
+
+/// Tables of PostgreSQL whose catalogue promises less than it seems to: all rows come, whatever the page.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_promise_counts_for_the_rows_that_it_is_made_of() {
+    let db = TestDb::new(
+        Engine::Postgres,
+        "CREATE EXTENSION citext; CREATE SCHEMA ext; CREATE EXTENSION hstore SCHEMA ext; CREATE EXTENSION postgres_fdw;
+         CREATE TABLE p (id int PRIMARY KEY, v text NOT NULL); CREATE TABLE c () INHERITS (p); ALTER TABLE c ALTER v DROP NOT NULL;
+         INSERT INTO p SELECT i, 'p' || i FROM generate_series(1, 5) i; INSERT INTO c SELECT i, nullif('c' || i, 'c4') FROM generate_series(1, 5) i;
+         CREATE TABLE ops (v citext NOT NULL, n int); CREATE UNIQUE INDEX ON ops (v text_ops);
+         INSERT INTO ops VALUES ('a', 1), ('A', 2), ('b', 3), ('B', 4), ('C', 5);
+         CREATE TABLE hs (id int PRIMARY KEY, h ext.hstore); INSERT INTO hs SELECT i, ('a=>' || i % 3)::ext.hstore FROM generate_series(1, 7) i;
+         CREATE TABLE named (sha256 text, \"case\" int, n int); INSERT INTO named SELECT i % 3, i, i FROM generate_series(1, 7) i;
+         CREATE TABLE far (id int, v text); INSERT INTO far VALUES (1, 'a'), (2, NULL), (3, NULL), (NULL, 'x'), (NULL, 'y');",
+    )
+    .await;
+    let database = db.texts("SELECT current_database()").await.concat();
+    let port = db.texts("SHOW port").await.concat();
+    db.run(&format!(
+        "CREATE SERVER s FOREIGN DATA WRAPPER postgres_fdw OPTIONS (host '127.0.0.1', port '{port}', dbname '{database}');
+         CREATE USER MAPPING FOR PUBLIC SERVER s OPTIONS (user '{}');
+         CREATE FOREIGN TABLE ft (id int NOT NULL, v text NOT NULL) SERVER s OPTIONS (table_name 'far')",
+        db.texts("SELECT current_user").await.concat()
+    ))
+    .await;
+    for (table, keys) in [
+        ("p", &["id"][..]),
+        ("p", &["v"]),
+        ("ops", &["v"]),
+        ("hs", &["h", "id"]),
+        ("named", &["sha256"]),
+        ("named", &["case"]),
+        ("ft", &["v"]),
+        ("ft", &["id"]),
+    ] {
+        let whole = sorted(&db.rows(query(table, json!({}))).await);
+        for dir in ["asc", "desc"] {
+            for limit in [1, 2, 3] {
+                let rows = pages(&db, table, &order(keys, dir), keys, limit).await;
+                assert_eq!(sorted(&rows), whole, "{table} {keys:?} {dir} by {limit}");
+            }
+        }
+    }
+}
+
+/// What is not read does not count, however it changes.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_column_that_changes_by_itself_does_not_matter_unless_it_is_read() {
+    let db = TestDb::new(
+        Engine::Postgres,
+        "CREATE TABLE o (id int, k int); INSERT INTO o SELECT i, i % 2 FROM generate_series(1, 20) i;
+         CREATE VIEW v AS SELECT id, k, clock_timestamp() AS seen FROM o",
+    )
+    .await;
+    let bridges = Bridges::new(BridgeOptions::default());
+    let mut execution = paged(&["k"]);
+    execution.fields = Some(vec![("id".into(), "id".into()), ("k".into(), "k".into())]);
+    let mut ids = Vec::new();
+    loop {
+        let options = json!({"orderBy": order(&["k"], "asc"), "limit": 3});
+        let ran = run(&bridges, &db.source, &query("v", options), &execution).await;
+        let (batches, outcome) = ran.unwrap();
+        let rows = parse(&batches);
+        ids.extend(field(&rows, "id").iter().filter_map(Value::as_i64));
+        execution.paging.after = outcome.last;
+        if rows.len() < 3 {
+            break;
+        }
+    }
+    ids.sort_unstable();
+    assert_eq!(ids, (1..=20).collect::<Vec<_>>());
+    // Another selection tells other rows apart.
+    let first = json!({"orderBy": order(&["k"], "asc"), "limit": 3});
+    let mut execution = paged(&["k"]);
+    execution.fields = Some(vec![("id".into(), "id".into())]);
+    let ran = run(&bridges, &db.source, &query("v", first.clone()), &execution).await;
+    execution.paging.after = ran.unwrap().1.last;
+    execution.fields = Some(vec![("k".into(), "k".into())]);
+    let refused = run(&bridges, &db.source, &query("v", first), &execution).await;
+    let words = refused.unwrap_err().to_string();
+    assert!(words.contains("the same `select`"), "{words}");
+}
+
+/// A cursor has a length that a request can carry.
+#[tokio::test(flavor = "multi_thread")]
+async fn values_too_long_for_a_cursor_say_so_on_the_first_page() {
+    for engine in ENGINES {
+        let kind = match engine {
+            Engine::MySql => "LONGTEXT",
+            Engine::Postgres | Engine::Sqlite => "TEXT",
+        };
+        let db = TestDb::new(
+            engine,
+            &format!("CREATE TABLE t (id INT NOT NULL PRIMARY KEY, v {kind})"),
+        )
+        .await;
+        let long = "x".repeat(50_000);
+        db.run(&format!(
+            "INSERT INTO t VALUES (1, '{long}'), (2, '{long}')"
+        ))
+        .await;
+        let bridges = Bridges::new(BridgeOptions::default());
+        let options = json!({"orderBy": order(&["v", "id"], "asc"), "limit": 1, "select": ["id"]});
+        let ran = run(
+            &bridges,
+            &db.source,
+            &query("t", options),
+            &paged(&["v", "id"]),
+        )
+        .await;
+        let (_, outcome) = ran.unwrap();
+        // Of a text that is so long MySQL is asked for its beginning only.
+        let is_short = engine == Engine::MySql;
+        assert_eq!(outcome.last.is_some(), is_short, "{engine:?}");
+        assert_eq!(outcome.not_pageable.is_none(), is_short, "{engine:?}");
+    }
+}

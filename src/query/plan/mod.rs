@@ -166,7 +166,12 @@ impl Planner<'_> {
             let telling = declared.map(|field| field.kind).filter(|kind| {
                 matches!(
                     kind,
-                    FieldType::Boolean | FieldType::Decimal | FieldType::Date | FieldType::Enum
+                    FieldType::Number
+                        | FieldType::Boolean
+                        | FieldType::Decimal
+                        | FieldType::Date
+                        | FieldType::Enum
+                        | FieldType::Json
                 )
             });
             if let Some(kind) = telling {
@@ -185,7 +190,7 @@ impl Plan {
         last: Option<&[Value]>,
         cursors: &CursorKeys,
     ) -> Option<String> {
-        let last = last.filter(|last| last.len() >= self.paging.keys.len())?;
+        let last = last.filter(|last| !last.is_empty())?;
         (self.limit > 0 && rows >= self.limit).then(|| cursors.seal(&self.scope, last))
     }
 }

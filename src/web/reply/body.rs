@@ -14,7 +14,7 @@ use crate::bridge::RowsPart;
 use crate::control::reply::Seams;
 use crate::control::{Finished, JobError, Reply, ReplyStream};
 use crate::protocol::Encoding;
-use crate::web::error::ApiError;
+use crate::web::error::Code;
 use crate::web::job_error::job_error;
 
 /// How long a body of lines is silent before an empty one keeps the connection awake: proxies cut after 30 s or
@@ -44,7 +44,7 @@ impl Streaming {
     }
 
     /// The next piece of the body.
-    pub(super) async fn next(&mut self) -> Option<Result<Bytes, ApiError>> {
+    pub(super) async fn next(&mut self) -> Option<Result<Bytes, BrokenOff>> {
         loop {
             if let Some(piece) = self.ready.pop_front() {
                 return Some(Ok(piece));
@@ -79,7 +79,7 @@ impl Streaming {
     }
 
     /// The last piece: the tail of a whole result, or the break of a broken one.
-    fn end(&mut self, end: Result<Finished, JobError>) -> Option<Result<Bytes, ApiError>> {
+    fn end(&mut self, end: Result<Finished, JobError>) -> Option<Result<Bytes, BrokenOff>> {
         let rendering = self.rendering.take()?;
         let (audience, id, encoding) =
             (rendering.audience, rendering.request_id, rendering.encoding);
@@ -97,10 +97,15 @@ impl Streaming {
                 let failure = json!({"$error": error.body(&id)});
                 Some(Ok(format!("{begun}{failure}\n").into()))
             }
-            other => Some(other),
+            other => Some(other.map_err(|error| BrokenOff(error.code()))),
         }
     }
 }
+
+/// Ends a body in the middle. The server logs it, so it says no more than why.
+#[derive(Debug, thiserror::Error)]
+#[error("an answer broke off: {}", .0.as_str())]
+pub(super) struct BrokenOff(Code);
 
 /// Puts parts together: with commas inside one document, or as they are.
 pub(super) struct Joiner {

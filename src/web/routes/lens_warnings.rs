@@ -62,7 +62,7 @@ fn compared(lens: &Lens, table: &TargetDetails) -> Vec<LensWarning> {
     if !is_identified(&lens.key_columns(), table) {
         warnings.push(warning(
             "primaryKey",
-            "no unique index over columns that cannot be null covers these fields: pages are exact all the same, but rows are ordered by all of their columns for it, which is slow in a large table",
+            "no unique index over columns that cannot be null covers these fields: rows that share them are told apart by all that is read of them, which takes longer, and cannot be where that changes by itself (such as `now()` in a view)",
         ));
     }
     warnings

@@ -25,6 +25,8 @@ const DECIMAL_SCALE: u32 = 30;
 const INTEGER_DIGITS: u64 = 20;
 /// The most values that are bound one by one, of 65,535 places that a statement has.
 const MAX_PLACES: usize = 5_000;
+/// The hours of the longest time, which ends a second before the next one.
+const MAX_HOURS: u32 = 838;
 
 pub(super) fn compare(
     dialect: Dialect,
@@ -33,7 +35,7 @@ pub(super) fn compare(
     value: &Value,
 ) -> Result<Expr, BridgeError> {
     let ordering = !matches!(op, Comparison::Eq | Comparison::Ne);
-    let left = || column(&by.name);
+    let left = || number_of(by);
     let plain = |right: Expr| comparison(left(), op, right);
     Ok(match &by.class {
         Class::Json => return json(dialect, by, op, value),
@@ -49,7 +51,7 @@ pub(super) fn compare(
         }
         Class::Decimal | Class::Money => {
             let number = numeral(by, "numbers", value)?;
-            let fits = fit(op, &number, DECIMAL_DIGITS, DECIMAL_SCALE);
+            let fits = fit(op, &number, DECIMAL_DIGITS, scale_beside(&number));
             fitted(by, fits, |op, number| {
                 comparison(left(), op, decimal(number))
             })
@@ -76,7 +78,13 @@ pub(super) fn compare(
         }
         Class::Bytes => plain(Expr::val(bytes_value(BYTES, &bytes(by, value)?))),
         Class::Date | Class::DateTime { .. } => return date(by, op, value),
-        Class::Time { .. } => plain(Expr::val(time(by, value)?)),
+        Class::Time { .. } => {
+            let (text, clock) = time(by, value)?;
+            match clock.hours > MAX_HOURS {
+                true => fitted(by, beyond(op, clock.negative), |_, _| never(by)),
+                false => plain(Expr::val(text)),
+            }
+        }
         Class::Uuid => match value
             .as_str()
             .and_then(|text| text.parse::<uuid::Uuid>().ok())
@@ -102,6 +110,20 @@ pub(super) fn compare(
             }
         },
     })
+}
+
+/// A column as numbers are compared with it. A year would take `70` for 1970.
+fn number_of(by: &Column) -> Expr {
+    match by.type_name.as_str() {
+        "year" => Expr::cust_with_expr("(? + 0)", column(&by.name)),
+        _ => column(&by.name),
+    }
+}
+
+/// How many digits there can be after the point beside those before it.
+fn scale_beside(number: &Numeral) -> u32 {
+    let room = DECIMAL_DIGITS.saturating_sub(number.integer_digits());
+    u32::try_from(room).map_or(0, |room| std::cmp::min(DECIMAL_SCALE, room))
 }
 
 fn integer(number: &Numeral) -> Expr {
@@ -155,11 +177,8 @@ fn text(by: &Column, op: Comparison, text: &str) -> Expr {
         return comparison(column(&by.name), op, Expr::val(text));
     };
     if matches!(op, Comparison::Eq | Comparison::Ne) {
-        let same = format!("(? = CONVERT(? USING {charset}) COLLATE {collation})");
-        let same = Expr::cust_with_exprs(same, [column(&by.name), Expr::val(text)]);
-        let there =
-            format!("(BINARY CONVERT(CONVERT(? USING {charset}) USING utf8mb4) = BINARY ?)");
-        let there = Expr::cust_with_exprs(there, [Expr::val(text), Expr::val(text)]);
+        let same = column(&by.name).eq(converted(charset, collation, text));
+        let there = is_there(charset, text);
         // Unknown for null also where nothing can be equal.
         let equal = same.and(there).or(never(by));
         return match op {
@@ -167,8 +186,32 @@ fn text(by: &Column, op: Comparison, text: &str) -> Expr {
             _ => equal.not(),
         };
     }
-    let left = Expr::cust_with_expr(wide(collation), column(&by.name));
-    comparison(left, op, Expr::val(text))
+    // What the character set has is compared as rows are ordered; what it lacks has no place in that order.
+    let own = format!("(? COLLATE {collation})");
+    let own = comparison(
+        Expr::cust_with_expr(own, column(&by.name)),
+        op,
+        converted(charset, collation, text),
+    );
+    let wide = comparison(
+        Expr::cust_with_expr(wide(collation), column(&by.name)),
+        op,
+        Expr::val(text),
+    );
+    let cases = [is_there(charset, text), own, wide];
+    Expr::cust_with_exprs("(CASE WHEN ? THEN ? ELSE ? END)", cases)
+}
+
+/// A text in the character set of a column.
+fn converted(charset: &str, collation: &str, text: &str) -> Expr {
+    let template = format!("(CONVERT(? USING {charset}) COLLATE {collation})");
+    Expr::cust_with_expr(template, Expr::val(text))
+}
+
+/// Whether a character set has all characters of a text.
+fn is_there(charset: &str, text: &str) -> Expr {
+    let template = format!("(BINARY CONVERT(CONVERT(? USING {charset}) USING utf8mb4) = BINARY ?)");
+    Expr::cust_with_exprs(template, [Expr::val(text), Expr::val(text)])
 }
 
 /// A text of another character set in the one that has all characters, in an order of the same kind.
@@ -184,6 +227,8 @@ fn holds(charset: &str, text: &str) -> bool {
     match charset {
         "utf8mb4" => true,
         "utf8mb3" | "utf8" => text.chars().all(|c| c <= '\u{FFFF}'),
+        // It has Swedish letters in the place of some of ASCII's.
+        "swe7" => text.chars().all(|c| c.is_ascii_alphanumeric() || c == ' '),
         // The wide ones do not have ASCII's bytes, but they have its characters.
         _ => text.is_ascii(),
     }
@@ -223,10 +268,10 @@ fn date(by: &Column, op: Comparison, value: &Value) -> Result<Expr, BridgeError>
     Ok(comparison(column(&by.name), op, bound))
 }
 
-fn time(by: &Column, value: &Value) -> Result<String, BridgeError> {
+fn time<'v>(by: &Column, value: &'v Value) -> Result<(&'v str, ClockTime), BridgeError> {
     let text = value.as_str().unwrap_or_default();
     match ClockTime::parse(text) {
-        Some(time) if time.offset_seconds.is_none() => Ok(text.to_owned()),
+        Some(time) if time.offset_seconds.is_none() => Ok((text, time)),
         _ => Err(wrong(by, "times without a zone, HH:MM:SS", value)),
     }
 }
@@ -266,62 +311,140 @@ pub(super) fn is_in(
     Ok(all.unwrap_or_else(|| truth(negated)))
 }
 
-/// Very many values as the rows of one JSON document.
+/// Very many values as the rows of one JSON document, for there are only so many places in a statement; `None` where
+/// one of them has no place in such a document.
 fn list(by: &Column, values: &[Value]) -> Result<Option<Expr>, BridgeError> {
     let mut texts = Vec::with_capacity(values.len());
     for value in values {
-        let text = match &by.class {
-            Class::Integer => match fit(
-                Comparison::Eq,
-                &numeral(by, "integers", value)?,
-                INTEGER_DIGITS,
-                0,
-            ) {
-                Fitted::Compare(_, number) => number.plain(64),
-                _ => None,
-            },
-            Class::Decimal => {
-                match fit(
-                    Comparison::Eq,
-                    &numeral(by, "numbers", value)?,
-                    35,
-                    DECIMAL_SCALE,
-                ) {
-                    Fitted::Compare(_, number) => number.plain(128),
-                    _ => None,
-                }
-            }
-            Class::Text => {
-                let text = value.as_str().ok_or_else(|| wrong(by, "text", value))?;
-                let charset = by
-                    .charset
-                    .as_ref()
-                    .map_or("utf8mb4", |(charset, _)| charset.as_str());
-                if !holds(charset, text) {
-                    return Ok(None);
-                }
-                Some(text.to_owned())
-            }
-            _ => return Ok(None),
-        };
-        texts.extend(text);
-    }
-    let type_name = match (&by.class, &by.charset) {
-        (Class::Integer, _) => "DECIMAL(20,0)".to_owned(),
-        (Class::Decimal, _) => format!("DECIMAL({DECIMAL_DIGITS},{DECIMAL_SCALE})"),
-        (_, Some((charset, collation))) => {
-            format!("LONGTEXT CHARACTER SET {charset} COLLATE {collation}")
+        match listed(by, value)? {
+            Listed::As(text) => texts.push(text),
+            Listed::Nowhere => {}
+            Listed::Otherwise => return Ok(None),
         }
-        _ => return Ok(None),
+    }
+    if texts.is_empty() {
+        return Ok(Some(never(by)));
+    }
+    let charset = by.charset.as_ref();
+    let (type_name, value) = match (&by.class, charset) {
+        (Class::Integer | Class::Bool, _) => {
+            ("DECIMAL(20,0)".to_owned(), "listed.value".to_owned())
+        }
+        (Class::Decimal | Class::Money, _) => (
+            format!("DECIMAL({DECIMAL_DIGITS},{DECIMAL_SCALE})"),
+            "listed.value".to_owned(),
+        ),
+        (Class::Double, _) => ("DOUBLE".to_owned(), "listed.value".to_owned()),
+        (Class::Date | Class::DateTime { .. }, _) => {
+            ("DATETIME(6)".to_owned(), "listed.value".to_owned())
+        }
+        (Class::Time { .. }, _) => ("TIME(6)".to_owned(), "listed.value".to_owned()),
+        (Class::Bytes, _) => ("LONGTEXT".to_owned(), "UNHEX(listed.value)".to_owned()),
+        (Class::Enum(_), Some((charset, collation))) => (
+            "LONGTEXT CHARACTER SET utf8mb4".to_owned(),
+            format!("CONVERT(listed.value USING {charset}) COLLATE {collation}"),
+        ),
+        (Class::Text, Some((charset, collation))) if charset == "utf8mb4" => (
+            format!("LONGTEXT CHARACTER SET utf8mb4 COLLATE {collation}"),
+            "listed.value".to_owned(),
+        ),
+        (Class::Text, Some((charset, collation))) => (
+            "LONGTEXT CHARACTER SET utf8mb4".to_owned(),
+            format!("CONVERT(listed.value USING {charset}) COLLATE {collation}"),
+        ),
+        _ => ("VARCHAR(100)".to_owned(), "listed.value".to_owned()),
+    };
+    // What the character set lacks equals nothing, not even what it would be made into.
+    let there = match (&by.class, charset) {
+        (Class::Text, Some((charset, _))) if charset != "utf8mb4" => format!(
+            " WHERE BINARY CONVERT(CONVERT(listed.value USING {charset}) USING utf8mb4) = BINARY listed.value"
+        ),
+        _ => String::new(),
     };
     let template = format!(
-        "(? IN (SELECT listed.value FROM JSON_TABLE(?, '$[*]' COLUMNS (value {type_name} PATH '$')) AS listed))"
+        "(? IN (SELECT {value} FROM JSON_TABLE(?, '$[*]' COLUMNS (value {type_name} PATH '$')) AS listed{there}))"
     );
     let document = Expr::val(Value::from(texts).to_string());
     Ok(Some(Expr::cust_with_exprs(
         template,
-        [column(&by.name), document],
+        [number_of(by), document],
     )))
+}
+
+/// How a value stands in a list.
+enum Listed {
+    As(String),
+    /// Nothing in the column equals it.
+    Nowhere,
+    /// Only by itself.
+    Otherwise,
+}
+
+fn listed(by: &Column, value: &Value) -> Result<Listed, BridgeError> {
+    let number = |number: &Numeral, digits: u64, scale: u32| {
+        let fits = fit(Comparison::Eq, number, digits, scale);
+        match (
+            fits,
+            number.integer_digits() + u64::from(scale) > DECIMAL_DIGITS,
+        ) {
+            // In a column of the list there is less room than in a comparison.
+            (Fitted::Compare(..), true) => Listed::Otherwise,
+            (Fitted::Compare(_, number), false) => {
+                number.plain(128).map_or(Listed::Otherwise, Listed::As)
+            }
+            _ => Listed::Nowhere,
+        }
+    };
+    Ok(match &by.class {
+        Class::Integer | Class::Bool => match value {
+            Value::Bool(flag) => Listed::As(u8::from(*flag).to_string()),
+            value => number(&numeral(by, "integers", value)?, INTEGER_DIGITS, 0),
+        },
+        Class::Decimal | Class::Money => number(
+            &numeral(by, "numbers", value)?,
+            DECIMAL_DIGITS,
+            DECIMAL_SCALE,
+        ),
+        Class::Double if special(value).is_none() => {
+            let double = numeral(by, "numbers", value)?.nearest_f64();
+            match double.is_finite() {
+                true => Listed::As(format!("{double:e}")),
+                false => Listed::Nowhere,
+            }
+        }
+        Class::Text => {
+            let text = value.as_str().ok_or_else(|| wrong(by, "text", value))?;
+            Listed::As(text.to_owned())
+        }
+        Class::Enum(labels) if value.as_str() != Some("") => {
+            Listed::As(label(by, labels, value)?.1.to_owned())
+        }
+        Class::Bytes => Listed::As(
+            bytes(by, value)?
+                .iter()
+                .map(|b| format!("{b:02x}"))
+                .collect(),
+        ),
+        Class::Date | Class::DateTime { .. } => match moment(by, value) {
+            // Zero dates are none to a column of dates in a list.
+            Ok(moment) if moment.is_real() => moment.mysql().map_or(Listed::Nowhere, Listed::As),
+            Ok(_) => Listed::Otherwise,
+            Err(_) if matches!(value.as_str(), Some("infinity" | "-infinity")) => Listed::Nowhere,
+            Err(error) => return Err(error),
+        },
+        Class::Time { .. } => match time(by, value)? {
+            (_, clock) if clock.hours > MAX_HOURS => Listed::Nowhere,
+            (text, _) => Listed::As(text.to_owned()),
+        },
+        Class::Uuid => match value
+            .as_str()
+            .and_then(|text| text.parse::<uuid::Uuid>().ok())
+        {
+            Some(id) => Listed::As(id.to_string()),
+            None => return Err(wrong(by, "UUIDs", value)),
+        },
+        _ => Listed::Otherwise,
+    })
 }
 
 /// The string operators; the binary collation compares letters, not what a language holds to be alike.

@@ -7,7 +7,7 @@ use super::{decimal, members};
 use crate::bridge::BridgeError;
 use crate::bridge::keys::{KeyValue, stale};
 use crate::bridge::sql::condition::label;
-use crate::bridge::sql::shape::{Class, Column, Order, Shape};
+use crate::bridge::sql::shape::{Class, Column, Order};
 use crate::bridge::sql::{BYTES, bytes_value, column};
 use crate::query::numeral::Numeral;
 
@@ -88,8 +88,8 @@ pub(in crate::bridge::sql) fn key_value(
     })
 }
 
-/// A digest of what all columns say.
-pub(in crate::bridge::sql) fn row_digest(shape: &Shape) -> Expr {
+/// A digest of what these columns say.
+pub(in crate::bridge::sql) fn row_digest(columns: &[Column]) -> Expr {
     let each = |by: &Column| match by.class {
         Class::Single | Class::Double => "COALESCE(MD5(CAST(? AS DOUBLE)), '-')",
         Class::Text | Class::Bytes => "COALESCE(MD5(?), '-')",
@@ -97,7 +97,8 @@ pub(in crate::bridge::sql) fn row_digest(shape: &Shape) -> Expr {
         Class::Other if !by.has_equality => "COALESCE(MD5(ST_AsBinary(?)), '-')",
         _ => "COALESCE(MD5(CAST(? AS CHAR)), '-')",
     };
-    let each: Vec<_> = shape.columns().iter().map(each).collect();
-    let template = format!("MD5(CONCAT({}))", each.join(", "));
-    Expr::cust_with_exprs(template, shape.columns().iter().map(|by| column(&by.name)))
+    let each: Vec<_> = columns.iter().map(each).collect();
+    // CONCAT wants something.
+    let template = format!("MD5(CONCAT({}))", [vec!["''"], each].concat().join(", "));
+    Expr::cust_with_exprs(template, columns.iter().map(|by| column(&by.name)))
 }

@@ -6,15 +6,20 @@
 //! with the rest of them. All of that happens in one transaction, so that it is about the same rows.
 
 use sea_query::{Expr, SelectStatement};
+use sha2::{Digest as _, Sha256};
 
 use super::legs::{Ended, Kind, Leg};
 use super::order::{Ordering, Term, Ties};
+use super::shape::Column;
 use super::watch::{Watch, null_of};
-use super::{Builder, Dialect, Statement};
+use super::{Builder, Statement};
 use crate::bridge::encode::Columns;
 use crate::bridge::keys::{KeyValue, Position, Tie, stale};
 use crate::bridge::request::{Query, invalid};
 use crate::bridge::{BridgeError, Execution, Outcome};
+
+/// How long what stands in a cursor may be, in bytes: it comes back in a request, and in a header.
+const MOST_LAST: usize = 32 * 1024;
 
 /// What is asked for next.
 #[derive(Debug)]
@@ -32,6 +37,8 @@ pub(in crate::bridge) struct Page<'a> {
     builder: Builder<'a>,
     query: &'a Query,
     ordering: Ordering,
+    /// What stands for the columns that digests are of.
+    of: String,
     pub(in crate::bridge) columns: Columns,
     /// The columns that are written, in order.
     pub(in crate::bridge) written: Vec<String>,
@@ -47,16 +54,28 @@ pub(in crate::bridge) struct Page<'a> {
 impl<'a> Page<'a> {
     /// Plans the page of a query.
     pub(in crate::bridge) fn new(
-        builder: Builder<'a>,
+        mut builder: Builder<'a>,
         query: &'a Query,
         execution: &Execution,
     ) -> Result<Self, BridgeError> {
+        let (written, names) = builder.written(query, execution);
+        let mut read: Vec<_> = written.iter().map(|name| builder.column(name)).collect();
+        read.sort_by(|a, b| a.name.cmp(&b.name));
+        builder.read = read;
         let ordering = builder.ordering(query, &execution.paging)?;
         let after = match (&execution.paging.after, &ordering.not_pageable) {
             (None, _) => None,
             (Some(_), Some(reason)) => return Err(invalid("cursor", reason)),
             (Some(after), None) => Some(Position::from_json(after, ordering.columns().len())?),
         };
+        let of = fingerprint(&builder.read);
+        let tie = after.as_ref().and_then(|after| after.tie.as_ref());
+        if tie.is_some_and(|tie| tie.of.as_ref() != Some(&of)) {
+            return Err(invalid(
+                "cursor",
+                "this cursor stands among rows that share a key, which are told apart by what is read of them: go on with the same `select`",
+            ));
+        }
         let next = match &after {
             Some(Position {
                 values,
@@ -64,7 +83,6 @@ impl<'a> Page<'a> {
             }) if ordering.ties == Ties::Grouped => Next::Among(values.clone(), tie.clone()),
             after => Next::Behind(after.clone()),
         };
-        let (written, names) = builder.written(query, execution);
         let types = written
             .iter()
             .map(|column| execution.types.get(column).copied());
@@ -82,6 +100,7 @@ impl<'a> Page<'a> {
             builder,
             query,
             ordering,
+            of,
             columns,
             written,
             watch: Watch::default(),
@@ -156,7 +175,7 @@ impl<'a> Page<'a> {
         }
         let columns = self.written.len() + keys.len() + usize::from(grouped);
         let mut watch = self.builder.watch_written(&self.written);
-        if self.builder.dialect != Dialect::Sqlite {
+        if self.builder.is_watched() {
             let filter = &self.query.filter;
             self.builder
                 .watch_compared(filter, &mut watch, columns, select, null_of);
@@ -201,6 +220,7 @@ impl<'a> Page<'a> {
                 let values = self.values(&key, &read)?;
                 let tie = Tie {
                     early: early.as_deref().map(digest).transpose()?,
+                    of: Some(self.of.clone()),
                     ..Tie::default()
                 };
                 self.place = Some(Position {
@@ -222,6 +242,7 @@ impl<'a> Page<'a> {
                     digest: last.as_deref().map(digest).transpose()?,
                     repeated,
                     early: early.as_deref().map(digest).transpose()?,
+                    of: Some(self.of.clone()),
                 };
                 let place = Position {
                     values,
@@ -258,10 +279,19 @@ impl<'a> Page<'a> {
             Some(place) => Some(place.clone()),
             None => self.place_of(outcome.rows, place, read)?,
         };
+        let mut not_pageable = self.ordering.not_pageable.clone();
+        let mut last = place.map(|place| place.to_json());
+        if last.as_ref().is_some_and(|last| size(last) > MOST_LAST) {
+            last = None;
+            not_pageable = Some(
+                "the values that rows are ordered by are too long for a cursor; order by shorter ones, or use `offset`"
+                    .to_owned(),
+            );
+        }
         Ok(Outcome {
-            not_pageable: self.ordering.not_pageable.clone(),
+            not_pageable,
             warnings: self.ordering.warning.iter().cloned().collect(),
-            last: place.map(|place| place.to_json()),
+            last,
             ..outcome
         })
     }
@@ -295,10 +325,26 @@ impl<'a> Page<'a> {
                 repeated: repeated + before.map_or(0, |tie| tie.repeated),
                 digest,
                 early: None,
+                of: Some(self.of.clone()),
             });
         }
         Ok(Some(place))
     }
+}
+
+fn size(last: &[serde_json::Value]) -> usize {
+    last.iter().map(|value| value.to_string().len()).sum()
+}
+
+/// What stands for some columns, whatever they hold.
+fn fingerprint(columns: &[Column]) -> String {
+    let mut hash = Sha256::new();
+    for column in columns {
+        hash.update(column.name.as_bytes());
+        hash.update([0]);
+    }
+    let hash = hash.finalize();
+    hash[..8].iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 #[cfg(test)]

@@ -116,6 +116,7 @@ fn page(
         dialect: Dialect::Postgres,
         shape: &shape,
         types: &execution.types,
+        read: Vec::new(),
     };
     let mut page = Page::new(builder, &query, &execution).unwrap();
     let mut given = Vec::new();

@@ -6,7 +6,7 @@ use serde_json::Value;
 use super::array::array;
 use crate::bridge::BridgeError;
 use crate::bridge::sql::condition::{bytes, label, wrong};
-use crate::bridge::sql::number::{Fitted, beyond, fit, is_single};
+use crate::bridge::sql::number::{Fitted, fit, is_single};
 use crate::bridge::sql::shape::{Class, Column};
 use crate::query::filter::Comparison;
 use crate::query::moment::{ClockTime, Moment};
@@ -16,9 +16,12 @@ use crate::query::numeral::Numeral;
 const INTEGER_DIGITS: u64 = 19;
 const NUMERIC_DIGITS: u64 = 131_072;
 const NUMERIC_SCALE: u32 = 16_383;
-/// The years of a date and of a timestamp.
-const DATE_YEARS: std::ops::RangeInclusive<i64> = -4_712..=5_874_897;
-const TIMESTAMP_YEARS: std::ops::RangeInclusive<i64> = -4_712..=294_276;
+const MOST_PLAIN_DIGITS: usize = 64;
+/// The last years of a date and of a timestamp.
+const LAST_DATE_YEAR: i64 = 5_874_897;
+const LAST_TIMESTAMP_YEAR: i64 = 294_276;
+/// Their first day, in 4714 BC.
+const FIRST_DAY: (i64, u32, u32) = (-4_713, 11, 24);
 
 /// How the column stands in a comparison.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -89,7 +92,11 @@ pub(super) fn bound(by: &Column, op: Comparison, value: &Value) -> Result<Bound,
     let own = by.type_name.as_str();
     Ok(match &by.class {
         Class::Integer => {
-            let number = numeral(by, "integers", value)?;
+            let number = match value {
+                // A lens may call them booleans.
+                Value::Bool(flag) => numeral(by, "integers", &i64::from(*flag).into())?,
+                value => numeral(by, "integers", value)?,
+            };
             // The next integer is what a comparison with a fraction means.
             number_bound(fit(op, &number, INTEGER_DIGITS, 0), |op, text| {
                 Side::new(op, text, "numeric").into_integer(own)
@@ -131,6 +138,8 @@ pub(super) fn bound(by: &Column, op: Comparison, value: &Value) -> Result<Bound,
             _ => return Err(wrong(by, "true and false", value)),
         },
         Class::Text => match value {
+            // As a name it would be cut to the length of names.
+            Value::String(text) if own == "name" => Side::new(op, text, "text").into(),
             Value::String(text) => Side::new(op, text, own).into(),
             _ => return Err(wrong(by, "text", value)),
         },
@@ -158,6 +167,10 @@ pub(super) fn bound(by: &Column, op: Comparison, value: &Value) -> Result<Bound,
         },
         Class::Set(_) | Class::Any | Class::Other => match value {
             Value::Array(_) | Value::Object(_) => return Err(wrong(by, "single values", value)),
+            // As a byte it would be cut to its first one.
+            Value::String(text) if own == "\"char\"" && text.len() != 1 => {
+                Side::new(op, text, "text").cast("text").into()
+            }
             value => by_text_if_need_be(by, Side::new(op, text(value), own)),
         },
     })
@@ -194,9 +207,10 @@ fn number_bound(fitted: Fitted, side: impl FnOnce(Comparison, String) -> Side) -
     match fitted {
         Fitted::Never => Bound::Never,
         Fitted::Always => Bound::Always,
-        Fitted::Compare(op, number) => match number.plain(usize::MAX) {
+        // Of a number with a large exponent the plain form would be a thousand times what was sent.
+        Fitted::Compare(op, number) => match number.plain(MOST_PLAIN_DIGITS) {
             Some(text) => side(op, text).into(),
-            None => Bound::Never,
+            None => side(op, number.scientific()).into(),
         },
     }
 }
@@ -261,7 +275,7 @@ pub(in crate::bridge::sql) fn moment(by: &Column, value: &Value) -> Result<Momen
     Ok(moment.to_utc())
 }
 
-fn infinity(value: &Value) -> Option<&str> {
+pub(super) fn infinity(value: &Value) -> Option<&str> {
     value
         .as_str()
         .filter(|text| matches!(*text, "infinity" | "-infinity"))
@@ -272,18 +286,23 @@ fn date(by: &Column, op: Comparison, value: &Value) -> Result<Bound, BridgeError
         return Ok(Side::new(op, infinity, "date").into());
     }
     let moment = real(by, value)?;
-    if moment.is_date_only() {
-        return Ok(match DATE_YEARS.contains(&moment.year) {
-            true => Side::new(op, moment.postgres(), "date").into(),
-            false => outside(op, &moment),
-        });
+    let day = Moment {
+        time: None,
+        ..moment
+    };
+    if !has(&day, LAST_DATE_YEAR) {
+        return Ok(outside(op, &day, "date"));
     }
-    Ok(match TIMESTAMP_YEARS.contains(&moment.year) {
-        true => Side::new(op, moment.postgres(), "timestamp")
-            .cast("timestamp")
-            .into(),
-        false => outside(op, &moment),
-    })
+    let midnight = moment.time.unwrap_or_default() == crate::query::moment::Time::default();
+    // A day is at its midnight: between that and the next one there is none.
+    let op = match op {
+        op if midnight => op,
+        Comparison::Gt | Comparison::Gte => Comparison::Gt,
+        Comparison::Lt | Comparison::Lte => Comparison::Lte,
+        Comparison::Eq => return Ok(Bound::Never),
+        Comparison::Ne => return Ok(Bound::Always),
+    };
+    Ok(Side::new(op, day.postgres(), "date").into())
 }
 
 fn date_time(by: &Column, zone: bool, op: Comparison, value: &Value) -> Result<Bound, BridgeError> {
@@ -292,14 +311,19 @@ fn date_time(by: &Column, zone: bool, op: Comparison, value: &Value) -> Result<B
         return Ok(Side::new(op, infinity, type_name).into());
     }
     let moment = real(by, value)?;
-    Ok(match TIMESTAMP_YEARS.contains(&moment.year) {
+    Ok(match has(&moment, LAST_TIMESTAMP_YEAR) {
         // The session's own zone is UTC.
         true => Side::new(op, moment.postgres(), type_name).into(),
-        false => outside(op, &moment),
+        false => outside(op, &moment, type_name),
     })
 }
 
-fn real(by: &Column, value: &Value) -> Result<Moment, BridgeError> {
+/// Whether a type whose last year this is has the day.
+fn has(moment: &Moment, last_year: i64) -> bool {
+    (moment.year, moment.month, moment.day) >= FIRST_DAY && moment.year <= last_year
+}
+
+pub(super) fn real(by: &Column, value: &Value) -> Result<Moment, BridgeError> {
     let moment = moment(by, value)?;
     match moment.is_real() {
         true => Ok(moment),
@@ -307,10 +331,18 @@ fn real(by: &Column, value: &Value) -> Result<Moment, BridgeError> {
     }
 }
 
-fn outside(op: Comparison, moment: &Moment) -> Bound {
-    match beyond(op, moment.year < 0) {
-        Fitted::Always => Bound::Always,
-        _ => Bound::Never,
+/// A comparison with a day that the type does not have: beyond it is nothing but infinity.
+fn outside(op: Comparison, moment: &Moment, type_name: &str) -> Bound {
+    let is_early = moment.year < 0;
+    let infinity = if is_early { "-infinity" } else { "infinity" };
+    let side = |op| Side::new(op, infinity, type_name).into();
+    match (op, is_early) {
+        (Comparison::Eq, _) => Bound::Never,
+        (Comparison::Ne, _) => Bound::Always,
+        (Comparison::Gt | Comparison::Gte, true) => side(Comparison::Gt),
+        (Comparison::Lt | Comparison::Lte, true) => side(Comparison::Lte),
+        (Comparison::Gt | Comparison::Gte, false) => side(Comparison::Gte),
+        (Comparison::Lt | Comparison::Lte, false) => side(Comparison::Lt),
     }
 }
 

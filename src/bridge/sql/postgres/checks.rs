@@ -27,38 +27,49 @@ impl Check {
     }
 }
 
-/// The values of a filter.
-pub(in crate::bridge) fn checks(shape: &Shape, filter: &Filter) -> Vec<Check> {
+/// The first values of a filter, as many as are worth trying.
+pub(in crate::bridge) fn checks(shape: &Shape, filter: &Filter, most: usize) -> Vec<Check> {
     let mut found = Vec::new();
-    collect(shape, filter, &mut found);
+    collect(shape, filter, most, &mut found);
     found
 }
 
-fn collect(shape: &Shape, filter: &Filter, found: &mut Vec<Check>) {
-    let mut add = |field: &str, value: &Value| {
-        let Some(by) = shape.column(field) else {
-            return;
-        };
-        if let Ok(Bound::Compare(side)) = bound(by, Comparison::Eq, value) {
-            found.push(Check {
-                text: side.text,
-                type_name: side.type_name,
-                by: by.clone(),
-                value: value.clone(),
-            });
-        }
-    };
+fn collect(shape: &Shape, filter: &Filter, most: usize, found: &mut Vec<Check>) {
+    let room = most.saturating_sub(found.len());
     match filter {
         Filter::All(filters) | Filter::Any(filters) => {
-            filters
-                .iter()
-                .for_each(|filter| collect(shape, filter, found));
+            for filter in filters {
+                if found.len() < most {
+                    collect(shape, filter, most, found);
+                }
+            }
         }
-        Filter::Not(filter) => collect(shape, filter, found),
-        Filter::Compare { field, value, .. } | Filter::Contains { field, value } => {
-            add(field, value)
+        Filter::Not(filter) => collect(shape, filter, most, found),
+        Filter::Compare { field, value, .. } => found.extend(check(shape, field, value)),
+        Filter::Contains { field, value } => match value {
+            // A single value is looked for as an array of it.
+            Value::Array(_) => found.extend(check(shape, field, value)),
+            single => {
+                found.extend(check(shape, field, &Value::from(vec![single.clone()])));
+            }
+        },
+        Filter::In { field, values, .. } => {
+            let values = values.iter().take(room);
+            found.extend(values.filter_map(|value| check(shape, field, value)));
         }
-        Filter::In { field, values, .. } => values.iter().for_each(|value| add(field, value)),
         Filter::IsNull { .. } | Filter::Matches { .. } | Filter::Nothing => {}
+    }
+}
+
+fn check(shape: &Shape, field: &str, value: &Value) -> Option<Check> {
+    let by = shape.column(field)?;
+    match bound(by, Comparison::Eq, value) {
+        Ok(Bound::Compare(side)) => Some(Check {
+            text: side.text,
+            type_name: side.type_name,
+            by: by.clone(),
+            value: value.clone(),
+        }),
+        _ => None,
     }
 }

@@ -20,8 +20,12 @@ use crate::bridge::BridgeError;
 use crate::query::filter::Comparison;
 use crate::query::like::{Flavour, Like};
 
-/// JSON that `json` takes and `jsonb` does not: a NUL, half a surrogate pair, a number with an absurd exponent.
-const NOT_JSONB: &str = r"(?<!\\)(\\\\)*\\u0000|\\u[dD][89aAbB][0-9a-fA-F]{2}(?!\\u[dD][c-fC-F])|(?<!\\u[dD][89aAbB][0-9a-fA-F]{2})\\u[dD][c-fC-F]|[0-9][eE][+-]?0*[0-9]{6,}";
+/// JSON that `json` takes and `jsonb` does not: a NUL or half a surrogate pair, where backslashes that are escaped are
+/// gone, and a number with an absurd exponent, where strings are gone.
+const NOT_JSONB: &str = r"\\u0000|\\u[dD][89aAbB][0-9a-fA-F]{2}(?!\\u[dD][c-fC-F])|(?<!\\u[dD][89aAbB][0-9a-fA-F]{2})\\u[dD][c-fC-F]";
+const ESCAPED_BACKSLASH: &str = r"\\";
+const STRINGS: &str = r#""([^"\\]|\\.)*""#;
+const ABSURD_NUMBER: &str = "[0-9][eE][+-]?0*[0-9]{6,}";
 
 pub(super) fn compare(by: &Column, op: Comparison, value: &Value) -> Result<Expr, BridgeError> {
     Ok(match bound(by, op, value)? {
@@ -32,8 +36,29 @@ pub(super) fn compare(by: &Column, op: Comparison, value: &Value) -> Result<Expr
                 comparison(json, op, side.right())
             })
         }
+        Bound::Compare(side) if side.left == Left::Column => {
+            compare_as(by, compared(by), side.op, side.right())
+        }
         Bound::Compare(side) => comparison(left(by, side.left), side.op, side.right()),
     })
+}
+
+/// Compares a column with what is of its own type, by the operators that rows are ordered by: those of an extension
+/// have names of their own, or are in a schema that is not searched.
+pub(super) fn compare_as(by: &Column, left: Expr, op: Comparison, right: Expr) -> Expr {
+    let Some([lt, lte, eq, gte, gt]) = &by.operators else {
+        return comparison(left, op, right);
+    };
+    let (operator, negated) = match op {
+        Comparison::Lt => (lt, false),
+        Comparison::Lte => (lte, false),
+        Comparison::Eq => (eq, false),
+        Comparison::Ne => (eq, true),
+        Comparison::Gte => (gte, false),
+        Comparison::Gt => (gt, false),
+    };
+    let compared = Expr::cust_with_exprs(format!("($1 {operator} $2)"), [left, right]);
+    if negated { compared.not() } else { compared }
 }
 
 fn left(by: &Column, left: Left) -> Expr {
@@ -53,8 +78,17 @@ fn json_condition(by: &Column, otherwise: bool, condition: impl FnOnce(Expr) -> 
     let text = column(&by.name).cast_as("text");
     let otherwise = Expr::cust(if otherwise { "TRUE" } else { "FALSE" });
     Expr::cust_with_exprs(
-        "(CASE WHEN $1 ~ $2 THEN $3 ELSE $4 END)",
-        [text, Expr::val(NOT_JSONB), otherwise, json],
+        "(CASE WHEN replace($1, $2, '') ~ $3 OR regexp_replace($4, $5, '', 'g') ~ $6 THEN $7 ELSE $8 END)",
+        [
+            text.clone(),
+            Expr::val(ESCAPED_BACKSLASH),
+            Expr::val(NOT_JSONB),
+            text,
+            Expr::val(STRINGS),
+            Expr::val(ABSURD_NUMBER),
+            otherwise,
+            json,
+        ],
     )
 }
 
@@ -75,7 +109,7 @@ pub(super) fn is_in(by: &Column, values: &[Value], negated: bool) -> Result<Expr
         }
     }
     let conditions = groups.into_iter().map(|(side, texts)| {
-        let list = Expr::val(literal(&texts));
+        let list = Expr::val(literal(&texts, ','));
         let list = match side.type_name.as_str() {
             "" => list,
             type_name => list.cast_as(format!("{type_name}[]")),
@@ -84,10 +118,12 @@ pub(super) fn is_in(by: &Column, values: &[Value], negated: bool) -> Result<Expr
             Left::Cast("text") => list.cast_as("text[]"),
             _ => list,
         };
-        let template = if negated {
-            "($1 <> ALL ($2))"
-        } else {
-            "($1 = ANY ($2))"
+        let own = by.operators.as_ref().filter(|_| side.left == Left::Column);
+        let equal = own.map_or("=", |operators| operators[2].as_str());
+        let template = match (negated, own) {
+            (true, None) => "($1 <> ALL ($2))".to_owned(),
+            (true, Some(_)) => format!("(NOT ($1 {equal} ANY ($2)))"),
+            (false, _) => format!("($1 {equal} ANY ($2))"),
         };
         let listed = |left| Expr::cust_with_exprs(template, [left, list]);
         match side.left {
@@ -104,8 +140,9 @@ pub(super) fn is_in(by: &Column, values: &[Value], negated: bool) -> Result<Expr
 /// locale of the server decides which letters there are. A database that does not have all letters could not even
 /// read it; there its locale decides.
 pub(super) fn matches(shape: &Shape, by: &Column, like: &Like, pattern: &str) -> Expr {
-    let text = match by.class {
-        Class::Text => column(&by.name),
+    // An extension's text has operators of its own, which may mind no case.
+    let text = match (&by.class, &by.send) {
+        (Class::Text, None) => column(&by.name),
         _ => column(&by.name).cast_as("text"),
     };
     if like.is_folded() && !shape.is_utf8 {
@@ -115,7 +152,7 @@ pub(super) fn matches(shape: &Shape, by: &Column, like: &Like, pattern: &str) ->
         let regex = Expr::val(like.regex(Flavour::Postgres));
         return Expr::cust_with_exprs("(($1) COLLATE \"C\" ~ $2)", [text, regex]);
     }
-    let template = if by.is_loose {
+    let template = if by.is_loose || by.send.is_some() {
         "(($1) COLLATE \"C\" LIKE $2)"
     } else {
         "($1 LIKE $2)"

@@ -1,6 +1,6 @@
 //! Where rows stand in an order: how a column is ordered by, read as a key, and compared with one.
 
-use sea_query::{Expr, ExprTrait};
+use sea_query::{Alias, Expr, ExprTrait};
 use serde_json::Value;
 
 use super::bound::{Bound, Left, bound};
@@ -20,11 +20,12 @@ pub(in crate::bridge::sql) fn compared(by: &Column) -> Expr {
     }
 }
 
-/// A column as rows are ordered by it. A bare name would mean the output column of that name, which for a column that
-/// is read as text is the text.
-pub(in crate::bridge::sql) fn sorted_by(by: &Column) -> Expr {
+/// A column as rows are ordered by it. A bare name would mean the output column of that name, which may be a text that
+/// stands for the column, or a function of ours.
+pub(in crate::bridge::sql) fn sorted_by(shape: &Shape, by: &Column) -> Expr {
+    let table = Alias::new(&shape.table.name);
     match by.read {
-        Read::Plain => column(&by.name),
+        Read::Plain => Expr::col((table, Alias::new(&by.name))),
         _ => column(&by.name).cast_as(by.type_name.clone()),
     }
 }
@@ -67,9 +68,8 @@ pub(in crate::bridge::sql) fn key_value(
     }
 }
 
-/// A digest of what all columns say.
-pub(in crate::bridge::sql) fn row_digest(shape: &Shape) -> Expr {
-    let columns = shape.columns();
+/// A digest of what these columns say.
+pub(in crate::bridge::sql) fn row_digest(columns: &[Column]) -> Expr {
     let places: Vec<_> = (1..=columns.len()).map(|n| format!("${n}")).collect();
     let template = format!("sha256(textsend(CAST(ROW({}) AS text)))", places.join(", "));
     Expr::cust_with_exprs(template, columns.iter().map(|by| column(&by.name)))

@@ -2,15 +2,12 @@
 
 use std::io::{BufRead as _, BufReader};
 use std::net::TcpListener;
-use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
-use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
 use serde_json::{Value, json};
 
-use super::support::{
-    Engine, TestDb, config, execution, operation, parse, postgres_client, query, run,
-};
+use super::super::support::{config, execution, operation, parse, postgres_client, query, run};
+use super::{certificates, to_version_1};
 use crate::bridge::{BridgeError, BridgeOptions, Bridges, Source};
 use crate::ids::SourceId;
 use crate::query::operation::Kind;
@@ -36,13 +33,6 @@ hostssl all tls_only 127.0.0.1/32 trust
 hostnossl all plain_only 127.0.0.1/32 trust
 host all postgres 127.0.0.1/32 trust
 ";
-
-/// Makes a certificate that has no extensions, and so is of version 1, for the key of the server.
-const VERSION_1: &str = r#"
-cd "$1" && openssl req -new -key server.key -subj /CN=old -out old.csr &&
-openssl x509 -req -in old.csr -CA ca.pem -CAkey ca.key -CAcreateserial -days 2 -out server.pem 2>/dev/null &&
-openssl x509 -in server.pem -noout -text | grep -q 'Version: 1 '
-"#;
 
 struct Server {
     child: Child,
@@ -133,34 +123,6 @@ impl Server {
             other => panic!("{settings}: {other:?}"),
         }
     }
-}
-
-/// An authority, a certificate of the server for `localhost`, one of a client, and a stranger's authority.
-fn certificates(dir: &Path) {
-    let write = |name: &str, text: String| std::fs::write(dir.join(name), text).unwrap();
-    let authority = |name: &str| {
-        let key = KeyPair::generate().unwrap();
-        let mut params = CertificateParams::new(Vec::new()).unwrap();
-        params.distinguished_name.push(DnType::CommonName, name);
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        let pem = params.self_signed(&key).unwrap().pem();
-        (params, key, pem)
-    };
-    let (params, key, pem) = authority("ours");
-    write("ca.pem", pem);
-    write("ca.key", key.serialize_pem());
-    write("stranger.pem", authority("theirs").2);
-    let issuer = Issuer::from_params(&params, &key);
-    let signed = |file: &str, common: &str, names: Vec<String>| {
-        let key = KeyPair::generate().unwrap();
-        let mut params = CertificateParams::new(names).unwrap();
-        params.distinguished_name.push(DnType::CommonName, common);
-        let certificate = params.signed_by(&key, &issuer).unwrap();
-        write(&format!("{file}.pem"), certificate.pem());
-        write(&format!("{file}.key"), key.serialize_pem());
-    };
-    signed("server", "server", vec!["localhost".to_owned()]);
-    signed("client", "certified", Vec::new());
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -270,12 +232,7 @@ async fn a_server_that_wants_only_one_of_tls_and_plain_gets_it_and_clients_show_
 #[tokio::test(flavor = "multi_thread")]
 async fn a_certificate_of_version_1_is_good_enough_where_nothing_is_checked() {
     let server = Server::start().await;
-    let made = Command::new("bash")
-        .args(["-c", VERSION_1, "old"])
-        .arg(server.dir.path())
-        .status()
-        .unwrap();
-    assert!(made.success());
+    to_version_1(server.dir.path());
     server.execute("SELECT pg_reload_conf()").await;
     let ours = server.pem("ca.pem");
     let mut refused = String::new();
@@ -289,58 +246,8 @@ async fn a_certificate_of_version_1_is_good_enough_where_nothing_is_checked() {
             Ok(_) => tokio::time::sleep(std::time::Duration::from_millis(50)).await,
         }
     }
-    assert!(refused.contains("UnsupportedCertVersion"), "{refused}");
+    assert!(refused.contains("of X.509 version 1"), "{refused}");
     for mode in ["prefer", "require"] {
         assert!(server.tls(json!({"sslMode": mode})).await, "{mode}");
-    }
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn an_account_of_mariadb_may_log_in_by_ed25519() {
-    let db = TestDb::new(Engine::MySql, "CREATE TABLE me (n INT)").await;
-    let version = db.texts("SELECT VERSION()").await.concat();
-    if !version.to_lowercase().contains("mariadb") {
-        return;
-    }
-    let user = format!("sl_{}", &uuid::Uuid::new_v4().simple().to_string()[..12]);
-    db.run("INSTALL PLUGIN IF NOT EXISTS ed25519 SONAME 'auth_ed25519'")
-        .await;
-    db.run(&format!(
-        "CREATE USER {user} IDENTIFIED VIA ed25519 USING PASSWORD('pw'); GRANT SELECT ON *.* TO {user}"
-    ))
-    .await;
-    let mut url = url::Url::parse(db.source.config["url"].as_str().unwrap()).unwrap();
-    url.set_username(&user).unwrap();
-    let bridges = Bridges::new(BridgeOptions::default());
-    let mut outcomes = Vec::new();
-    for password in ["pw", "wrong"] {
-        url.set_password(Some(password)).unwrap();
-        let mut source = db.source.clone();
-        source.config.insert("url".into(), json!(url.as_str()));
-        outcomes.push(run(&bridges, &source, &query("me", json!({})), &execution()).await);
-    }
-    db.run(&format!("DROP USER {user}")).await;
-    assert!(outcomes[0].is_ok(), "{:?}", outcomes[0]);
-    assert!(
-        matches!(outcomes[1], Err(BridgeError::Unreachable(_))),
-        "{:?}",
-        outcomes[1]
-    );
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn mysql_prefers_tls_and_does_without_where_there_is_none() {
-    let db = TestDb::new(Engine::MySql, "CREATE TABLE me (n INT)").await;
-    let has_tls = db.texts("SELECT @@have_ssl").await == ["YES"];
-    for (mode, expected) in [
-        ("DISABLED", true),
-        ("PREFERRED", true),
-        ("REQUIRED", has_tls),
-    ] {
-        let mut source = db.source.clone();
-        source.config.insert("sslMode".into(), json!(mode));
-        let bridges = Bridges::new(BridgeOptions::default());
-        let asked = run(&bridges, &source, &query("me", json!({})), &execution()).await;
-        assert_eq!(asked.is_ok(), expected, "{mode}: {asked:?}");
     }
 }
