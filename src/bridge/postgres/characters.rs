@@ -2,7 +2,7 @@
 //! itself would refuse to read it. In a database in UTF-8 nothing here does anything.
 
 use std::borrow::Cow;
-use std::collections::HashSet;
+use std::collections::BTreeSet;
 
 use serde_json::Value;
 
@@ -18,19 +18,30 @@ impl Session<'_> {
         target: &Target,
         filter: &'f Filter,
     ) -> Result<Cow<'f, Filter>, BridgeError> {
-        let mut texts = HashSet::new();
-        collect(filter, &mut texts);
+        let mut characters = BTreeSet::new();
+        collect(filter, &mut characters);
         // The shape is asked for next anyway, and remembered.
-        if texts.is_empty() || self.shape(target).await?.is_utf8 {
+        if characters.is_empty() || self.shape(target).await?.is_utf8 {
             return Ok(Cow::Borrowed(filter));
         }
-        let mut unknown = HashSet::new();
-        for text in texts {
+        let mut unknown = BTreeSet::new();
+        // Half and half, until it is one that is refused.
+        let mut asked = vec![characters.into_iter().collect::<Vec<_>>()];
+        while let Some(some) = asked.pop() {
+            let text: String = some.iter().collect();
             match self.rows("SELECT CAST($1 AS text) IS NULL", &[&text]).await {
                 Ok(_) => {}
                 Err(BridgeError::QueryFailed(_)) if self.complains(Complaint::Character) => {
-                    unknown.insert(text);
                     self.begin_again().await?;
+                    match some.as_slice() {
+                        [one] => {
+                            unknown.insert(*one);
+                        }
+                        _ => {
+                            let (left, right) = some.split_at(some.len() / 2);
+                            asked.extend([left.to_vec(), right.to_vec()]);
+                        }
+                    }
                 }
                 Err(error) => return Err(error),
             }
@@ -43,31 +54,52 @@ impl Session<'_> {
     }
 }
 
-/// The texts that a database may not have the characters of.
-fn collect(filter: &Filter, texts: &mut HashSet<String>) {
-    let mut add = |value: &Value| {
-        texts.extend(
-            value
-                .as_str()
-                .filter(|text| !text.is_ascii())
-                .map(str::to_owned),
-        );
-    };
+/// The characters of a filter's texts that a database may not have.
+fn collect(filter: &Filter, characters: &mut BTreeSet<char>) {
     match filter {
         Filter::All(filters) | Filter::Any(filters) => {
-            filters.iter().for_each(|filter| collect(filter, texts));
+            filters
+                .iter()
+                .for_each(|filter| collect(filter, characters));
         }
-        Filter::Not(filter) => collect(filter, texts),
-        Filter::Compare { value, .. } | Filter::Contains { value, .. } => add(value),
-        Filter::In { values, .. } => values.iter().for_each(add),
-        Filter::Matches { text, .. } => add(&Value::from(text.as_str())),
+        Filter::Not(filter) => collect(filter, characters),
+        Filter::Compare { value, .. } | Filter::Contains { value, .. } => {
+            in_value(value, &mut |c| characters.extend([c]));
+        }
+        Filter::In { values, .. } => {
+            for value in values {
+                in_value(value, &mut |c| characters.extend([c]));
+            }
+        }
+        Filter::Matches { text, .. } => {
+            characters.extend(text.chars().filter(|c| !c.is_ascii()));
+        }
         Filter::IsNull { .. } | Filter::Nothing => {}
     }
 }
 
-/// The same filter where nothing is, has or matches one of these texts.
-fn without(filter: &Filter, unknown: &HashSet<String>) -> Filter {
-    let is_unknown = |value: &Value| value.as_str().is_some_and(|text| unknown.contains(text));
+/// Says each character beyond ASCII that is somewhere in a value.
+fn in_value(value: &Value, say: &mut dyn FnMut(char)) {
+    match value {
+        Value::String(text) => text.chars().filter(|c| !c.is_ascii()).for_each(say),
+        Value::Array(values) => values.iter().for_each(|value| in_value(value, say)),
+        Value::Object(members) => {
+            for (name, value) in members {
+                name.chars().filter(|c| !c.is_ascii()).for_each(&mut *say);
+                in_value(value, say);
+            }
+        }
+        Value::Null | Value::Bool(_) | Value::Number(_) => {}
+    }
+}
+
+/// The same filter where nothing is, has or matches a text with one of these characters.
+fn without(filter: &Filter, unknown: &BTreeSet<char>) -> Filter {
+    let is_unknown = |value: &Value| {
+        let mut found = false;
+        in_value(value, &mut |c| found |= unknown.contains(&c));
+        found
+    };
     // Of no value at all: false for every value, and unknown for null.
     let none_of = |field: &str, negated| Filter::In {
         field: field.to_owned(),
@@ -82,7 +114,9 @@ fn without(filter: &Filter, unknown: &HashSet<String>) -> Filter {
             none_of(field, *op == Comparison::Ne)
         }
         Filter::Contains { field, value } if is_unknown(value) => none_of(field, false),
-        Filter::Matches { field, text, .. } if unknown.contains(text) => none_of(field, false),
+        Filter::Matches { field, text, .. } if text.chars().any(|c| unknown.contains(&c)) => {
+            none_of(field, false)
+        }
         Filter::In {
             field,
             values,

@@ -185,12 +185,12 @@ impl Session<'_> {
         let (ordered, equality): (bool, bool) = (self.get(row, 10)?, self.get(row, 11)?);
         let send: Option<String> = self.get(row, 12)?;
         let class = match (labels, element) {
-            (Some(labels), _) => Class::Enum(labels),
+            (Some(labels), _) => Class::Enum(labels.into()),
             (None, Some(element)) => {
                 let element = u32::try_from(element).ok().and_then(Type::from_oid);
                 Class::Array(Box::new(element.map_or(Class::Other, |ty| class(&ty))))
             }
-            (None, None) if kind == "e" => Class::Enum(Vec::new()),
+            (None, None) if kind == "e" => Class::Enum(Arc::default()),
             (None, None) if type_name == "citext" || type_name.ends_with(".citext") => Class::Text,
             (None, None) => known.as_ref().map_or(Class::Other, class),
         };
@@ -214,7 +214,8 @@ impl Session<'_> {
             is_loose: self.get(row, 14)?,
             operators: self
                 .get::<Option<Vec<String>>>(row, 17)?
-                .and_then(|operators| operators.try_into().ok()),
+                .and_then(|operators| operators.try_into().ok())
+                .map(Arc::new),
             ..Column::unknown("")
         };
         let declared = self.get(row, 7)?;

@@ -150,12 +150,12 @@ impl<R: Held> Leg<R> {
         else {
             return;
         };
-        let was_given = *early == Some(digest.clone());
+        let was_given = early.as_deref() == Some(&digest[..]);
         if !was_given && self.given == self.limit {
             // Asked for in case that one had been given.
             return;
         }
-        match *last == Some(digest.clone()) {
+        match last.as_deref() == Some(&digest[..]) {
             true => *repeated += 1,
             false => (*last, *repeated) = (Some(digest), 1),
         }

@@ -2,6 +2,7 @@
 //! identify a row. Read from the database's catalogue; statements are built from it.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 /// What kind of values a column holds, as far as binding to it is concerned.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -18,9 +19,9 @@ pub(in crate::bridge) enum Class {
     Bool,
     Text,
     /// One of these texts, in their order.
-    Enum(Vec<String>),
+    Enum(Arc<[String]>),
     /// Some of these texts, each with a bit of its own (MySQL).
-    Set(Vec<String>),
+    Set(Arc<[String]>),
     Bytes,
     Date,
     /// A date and a time, in UTC (`zone`) or without a zone.
@@ -80,7 +81,7 @@ pub(in crate::bridge) struct Column {
     /// PostgreSQL: the function that gives its binary form, if the type is not one that every driver knows.
     pub(in crate::bridge) send: Option<String>,
     /// PostgreSQL: what compares values of a type of an extension: `<`, `<=`, `=`, `>=` and `>`, with their schema.
-    pub(in crate::bridge) operators: Option<[String; 5]>,
+    pub(in crate::bridge) operators: Option<Arc<[String; 5]>>,
     /// PostgreSQL: whether its collation holds different texts for equal.
     pub(in crate::bridge) is_loose: bool,
     /// MySQL: whether its values can be longer than the part of them that rows are ordered by.

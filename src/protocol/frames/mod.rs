@@ -377,7 +377,8 @@ pub struct Job {
     /// Where the page before ended: the `last` of its `done`, as it was.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub after: Option<Vec<Value>>,
-    /// What columns hold where the lens says more than they do: `boolean`, `decimal`, `date`, `enum`.
+    /// What columns hold where the lens says more than they do: `number`, `boolean`,
+    /// `decimal`, `date`, `enum`, `json`.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub types: BTreeMap<String, String>,
     /// W3C trace context.

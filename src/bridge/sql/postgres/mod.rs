@@ -46,9 +46,10 @@ pub(super) fn compare(by: &Column, op: Comparison, value: &Value) -> Result<Expr
 /// Compares a column with what is of its own type, by the operators that rows are ordered by: those of an extension
 /// have names of their own, or are in a schema that is not searched.
 pub(super) fn compare_as(by: &Column, left: Expr, op: Comparison, right: Expr) -> Expr {
-    let Some([lt, lte, eq, gte, gt]) = &by.operators else {
+    let Some(operators) = &by.operators else {
         return comparison(left, op, right);
     };
+    let [lt, lte, eq, gte, gt] = &**operators;
     let (operator, negated) = match op {
         Comparison::Lt => (lt, false),
         Comparison::Lte => (lte, false),
