@@ -11,7 +11,7 @@ use tokio::time::Instant;
 
 use super::encode::RowWriter;
 use super::request::{Request, Table, Target};
-use super::sql::{Order, Shape};
+use super::sql::{Class, Order, Shape};
 use super::{BridgeError, Execution, Outcome};
 
 /// How long a table's columns are believed to be as they were.
@@ -69,13 +69,25 @@ impl Shapes {
         let Some(shape) = self.get(target) else {
             return;
         };
-        // The numbers of their texts are another's after a migration, and nothing that comes back tells.
-        let is_numbered = |name: &&str| {
-            let column = shape.column(name);
-            column.is_some_and(|column| column.order == Order::Ordinal)
+        // The numbers of labels and the character set of a text are others after a migration, and nothing that comes
+        // back tells.
+        let is_mute = |name: &str| {
+            shape.column(name).is_some_and(|column| {
+                let foreign = column
+                    .charset
+                    .as_ref()
+                    .is_some_and(|(set, _)| set != "utf8mb4");
+                column.order == Order::Ordinal || (foreign && column.class == Class::Text)
+            })
         };
+        let ordered = match request {
+            Request::Query(query) => query.order.as_slice(),
+            _ => &[],
+        };
+        let mut compared = filter.fields();
+        compared.extend(ordered.iter().map(|order| order.column.as_str()));
         let is_unknown = |name: &&str| shape.column(name).is_none();
-        if columns.iter().any(is_unknown) || filter.fields().iter().any(is_numbered) {
+        if columns.iter().any(is_unknown) || compared.into_iter().any(is_mute) {
             self.forget(target);
         }
     }

@@ -11,7 +11,7 @@ use regex_syntax::hir::{ClassUnicode, ClassUnicodeRange};
 use super::filter::Pattern;
 
 /// How many characters a pattern may have: databases take time for each of them at each place of a text.
-pub const MAX_PATTERN: usize = 4_096;
+pub const MAX_PATTERN: usize = 1_000;
 /// How many places of a text are tried before it is asked whether anybody still waits.
 const PLACES_BETWEEN_LOOKS: usize = 1_024;
 

@@ -110,6 +110,9 @@ impl Credentials {
             }
             let config_key = camel_case(key);
             let text = value.expose_secret();
+            if text.is_empty() {
+                continue;
+            }
             match typed(bridge, &config_key, text) {
                 Ok(value) => {
                     config.insert(config_key, value);

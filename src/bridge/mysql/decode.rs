@@ -1,5 +1,7 @@
 //! MySQL's values into JSON, by the type that the result says its column has.
 
+use std::sync::Arc;
+
 use mysql_async::Column;
 use mysql_async::Value;
 use mysql_async::consts::{ColumnFlags, ColumnType};
@@ -32,7 +34,7 @@ fn class(column: &Column) -> Option<Class> {
         .flags()
         .intersects(ColumnFlags::ENUM_FLAG | ColumnFlags::SET_FLAG)
     {
-        return None;
+        return Some(Class::Enum(Arc::default()));
     }
     Some(match column.column_type() {
         T::MYSQL_TYPE_TINY

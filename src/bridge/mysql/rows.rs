@@ -8,7 +8,9 @@ use super::session::{Session, failure, params};
 use crate::bridge::encode::RowWriter;
 use crate::bridge::keys::KeyValue;
 use crate::bridge::request::Query;
-use crate::bridge::sql::{Class, Held, Leg, Page, Shape, Statement, Watch, changed};
+use crate::bridge::sql::{
+    By, Class, Held, Leg, Page, Shape, Statement, Term, Watch, changed, placed,
+};
 use crate::bridge::{BridgeError, Outcome};
 use crate::query::lens::FieldType;
 
@@ -29,13 +31,13 @@ impl Session<'_> {
             let watch = remembered.then_some(&page.watch);
             self.copy(&statement, &page, watch, &shape, &mut leg, rows)
                 .await?;
-            page.ended(leg, |_, bytes| KeyValue::read(bytes))?;
+            page.ended(leg, key_value)?;
         }
         let outcome = Outcome {
             total,
             ..rows.finish().await?
         };
-        page.conclude(outcome, rows.place(), |_, bytes| KeyValue::read(bytes))
+        page.conclude(outcome, rows.place(), key_value)
     }
 
     /// Copies the rows of a statement that are the page's.
@@ -112,6 +114,15 @@ impl Session<'_> {
         }
         Ok(())
     }
+}
+
+/// Where a row stands in one term of its order, as the next page takes it.
+fn key_value(term: &Term, bytes: &[u8]) -> Option<KeyValue> {
+    let value = KeyValue::read(bytes)?;
+    Some(match &term.by {
+        By::Column(by) => placed(by, value),
+        By::RowDigest => value,
+    })
 }
 
 impl Held for Row {

@@ -169,6 +169,12 @@ fn column(declared: &Declared) -> Column {
             (Class::Bytes, Order::Value)
         }
         "inet4" | "inet6" => (Class::Other, Order::Value),
+        // Of these collations the server's order is not what its own comparison says.
+        _ if declared.collation.starts_with("big5_")
+            || declared.collation.ends_with("_czech_cs") =>
+        {
+            (Class::Text, Order::Unspoken)
+        }
         _ if !declared.charset.is_empty() => (Class::Text, Order::Value),
         _ => (Class::Other, Order::Unspoken),
     };

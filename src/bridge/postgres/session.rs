@@ -38,6 +38,8 @@ impl Complaint {
         match code {
             Some(code) if *code == SqlState::UNTRANSLATABLE_CHARACTER => Self::Character,
             Some(code) if code.code().starts_with("22") => Self::Value,
+            // Some types of extensions know no better code for a text that they cannot read.
+            Some(code) if *code == SqlState::INTERNAL_ERROR => Self::Value,
             _ => Self::None,
         }
     }
@@ -152,7 +154,8 @@ impl Session<'_> {
         filter: &Filter,
         result: Result<T, BridgeError>,
     ) -> Result<T, BridgeError> {
-        let Some(BridgeError::QueryFailed(_)) = result.as_ref().err() else {
+        let Some(BridgeError::QueryFailed(_) | BridgeError::Unreachable(_)) = result.as_ref().err()
+        else {
             return result;
         };
         if !self.complains(Complaint::Value) {
@@ -162,7 +165,11 @@ impl Session<'_> {
             self.begin_again().await?;
             let sql = format!("SELECT CAST($1 AS {}) IS NULL", check.type_name);
             match self.rows(&sql, &[&check.text]).await {
-                Err(BridgeError::QueryFailed(words)) => return Err(check.failed(&words)),
+                Err(BridgeError::QueryFailed(words) | BridgeError::Unreachable(words))
+                    if self.complains(Complaint::Value) =>
+                {
+                    return Err(check.failed(&words));
+                }
                 Err(other) => return Err(other),
                 Ok(_) => {}
             }

@@ -73,7 +73,7 @@ impl Builder<'_> {
             return Err(wrong(column, "values without an order", value));
         }
         match self.dialect {
-            Dialect::Postgres => postgres::compare(column, op, value),
+            Dialect::Postgres => postgres::compare(self.shape, column, op, value),
             Dialect::MySql | Dialect::MariaDb => mysql::compare(self.dialect, column, op, value),
             Dialect::Sqlite => sqlite::compare(column, self.declared(column), op, value),
         }
@@ -81,7 +81,7 @@ impl Builder<'_> {
 
     fn is_in(&self, column: &Column, values: &[Value], negated: bool) -> Result<Expr, BridgeError> {
         match self.dialect {
-            Dialect::Postgres => postgres::is_in(column, values, negated),
+            Dialect::Postgres => postgres::is_in(self.shape, column, values, negated),
             Dialect::MySql | Dialect::MariaDb => {
                 mysql::is_in(self.dialect, column, values, negated)
             }
@@ -120,7 +120,9 @@ impl Builder<'_> {
     fn contains(&self, column: &Column, value: &Value) -> Result<Expr, BridgeError> {
         match (&column.class, self.dialect) {
             (Class::Array(_), Dialect::Postgres) => postgres::array_contains(column, value),
-            (Class::Json, Dialect::Postgres) => Ok(postgres::json_contains(column, value)),
+            (Class::Json, Dialect::Postgres) => {
+                Ok(postgres::json_contains(self.shape, column, value))
+            }
             (Class::Json, Dialect::MySql | Dialect::MariaDb) => {
                 Ok(mysql::json_contains(column, value))
             }

@@ -22,6 +22,7 @@ use sea_query::{
 };
 
 pub(super) use self::legs::{Held, Leg};
+pub(super) use self::mysql::placed;
 pub(super) use self::order::{By, Term};
 pub(super) use self::page::Page;
 pub(super) use self::postgres::checks;
@@ -88,6 +89,10 @@ impl Param {
         use sea_query::Value as V;
         match value {
             V::String(Some(text)) => Self::Text(text),
+            V::Bool(Some(flag)) => Self::Int(flag.into()),
+            V::TinyInt(Some(number)) => Self::Int(number.into()),
+            V::SmallInt(Some(number)) => Self::Int(number.into()),
+            V::Int(Some(number)) => Self::Int(number.into()),
             V::BigInt(Some(number)) => Self::Int(number),
             V::BigUnsigned(Some(number)) => Self::UInt(number),
             V::Float(Some(number)) => Self::Single(number),
@@ -128,7 +133,8 @@ impl Builder<'_> {
         select.expr(Expr::cust("COUNT(*)"));
         let mut watch = Watch::default();
         if self.is_watched() {
-            self.watch_compared(filter, &mut watch, 1, &mut select, |by| {
+            let names = filter.fields().into_iter();
+            self.watch_compared(names, &mut watch, 1, &mut select, |by| {
                 let mut none = SelectStatement::new();
                 none.from(table(&self.shape.table)).expr(column(&by.name));
                 none.and_where(truth(false));

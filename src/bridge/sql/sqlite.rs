@@ -59,7 +59,11 @@ pub(super) fn is_in(
     for value in values {
         match value.as_str().and_then(Moment::parse).filter(|_| dates) {
             Some(moment) => moments.push(Param::Text(moment.sortable())),
-            None if by.class == Class::Json || value.is_object() || value.is_array() => {
+            None if by.class == Class::Json
+                || kind == Some(FieldType::Json)
+                || value.is_object()
+                || value.is_array() =>
+            {
                 documents.push(json_equals(by, value)?);
             }
             None => plain.extend(self::values(by, kind, value)?),

@@ -5,16 +5,24 @@
 
 use sea_query::{Expr, SelectStatement};
 
+use super::order::{By, Term};
 use super::shape::{Class, Column, Read};
 use super::{Builder, Dialect, column, truth};
 use crate::bridge::BridgeError;
-use crate::query::filter::Filter;
 
 /// The columns of a result whose types are known beforehand.
 #[derive(Debug, Default)]
 pub(in crate::bridge) struct Watch(Vec<(usize, Column)>);
 
 impl Watch {
+    /// Looks at a key, too: it is the column itself.
+    pub(super) fn add(&mut self, at: usize, term: &Term) {
+        match &term.by {
+            By::Column(column) if is_telling(column) => self.0.push((at, column.clone())),
+            By::Column(_) | By::RowDigest => {}
+        }
+    }
+
     /// Whether a column of the result has become another kind; `is_still` tells whether one may hold such values.
     pub(in crate::bridge) fn sees_change(&self, is_still: impl Fn(usize, &Class) -> bool) -> bool {
         let changed = |(at, column): &(usize, Column)| !is_still(*at, &column.class);
@@ -57,18 +65,18 @@ impl Builder<'_> {
         Watch(columns.filter(|(_, column)| is_telling(column)).collect())
     }
 
-    /// Adds the columns that a filter compares and nothing else tells of, from place `at` on; `null` makes a null of
+    /// Adds the columns that are compared and of which nothing else tells, from place `at` on; `null` makes a null of
     /// a column's type.
-    pub(super) fn watch_compared(
+    pub(super) fn watch_compared<'n>(
         &self,
-        filter: &Filter,
+        names: impl Iterator<Item = &'n str>,
         watch: &mut Watch,
         at: usize,
         select: &mut SelectStatement,
         null: impl Fn(&Column) -> Expr,
     ) {
         let mut at = at..;
-        for name in filter.fields() {
+        for name in names {
             let column = self.column(name);
             let is_seen = watch.0.iter().any(|(_, seen)| seen.name == column.name);
             if !is_seen && is_telling(&column) {

@@ -65,16 +65,20 @@ impl Asked {
 async fn json_of_postgres_is_found_whatever_its_strings_look_like() {
     let table = r#"CREATE TABLE t (id int PRIMARY KEY, d json);
         INSERT INTO t VALUES (1, '{"sha":"ab1e204980cd","k":1}'), (2, '{"k":1,"re":"[\\ud800-\\udfff]"}'), (3, '{"k":1}'),
-            (4, '{"k":1,"nul":"\u0000"}'), (5, '{"k":1,"n":1e9999999}'), (6, '{"k":1,"half":"\ud800"}')"#;
+            (4, '{"k":1,"nul":"\u0000"}'), (5, '{"k":1,"n":1e9999999}'), (6, '{"k":1,"half":"\ud800"}'), (7, '{"k":1,"x":1e-20000}'),
+            (8, '{"k":1,"s":"\ud83d\\\ude00"}'), (9, '{"k":1,"x":1E+00000000000005}'), (10, ('{"k":1,"x":' || repeat('9', 140000) || '}')::json)"#;
     let asked = Asked::of(Engine::Postgres, table).await;
     asked
-        .finds(json!({"d": {"$contains": {"k": 1}}}), &[1, 2, 3])
+        .finds(json!({"d": {"$contains": {"k": 1}}}), &[1, 2, 3, 9])
         .await;
     asked
         .finds(json!({"d": {"$eq": {"sha": "ab1e204980cd", "k": 1}}}), &[1])
         .await;
     asked
-        .finds(json!({"d": {"$ne": {"k": 1}}}), &[1, 2, 4, 5, 6])
+        .finds(
+            json!({"d": {"$ne": {"k": 1}}}),
+            &[1, 2, 4, 5, 6, 7, 8, 9, 10],
+        )
         .await;
 }
 
@@ -353,4 +357,80 @@ async fn values_of_sqlite_without_a_declared_type_are_what_the_lens_says() {
         .chain((0..250).map(|n| json!(format!("c{n}!"))))
         .collect();
     asked.finds(json!({"code": {"$in": many}}), &[1]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn letters_in_json_of_mysql_are_the_same_however_they_are_written() {
+    let table = r#"CREATE TABLE t (id INT PRIMARY KEY, j JSON);
+        INSERT INTO t VALUES (1, '["\\u00e9"]'), (2, '["é"]'), (3, '["\\u00E9"]'), (4, '["e"]'), (5, NULL), (6, '{"a":"\\ud83d\\ude00"}')"#;
+    let asked = Asked::of(Engine::MySql, table).await;
+    asked.finds(json!({"j": {"$eq": ["é"]}}), &[1, 2, 3]).await;
+    asked.finds(json!({"j": {"$ne": ["é"]}}), &[4, 6]).await;
+    asked
+        .finds(json!({"j": {"$contains": "é"}}), &[1, 2, 3])
+        .await;
+    asked
+        .finds(json!({"j": {"$contains": {"a": "😀"}}}), &[6])
+        .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn numbers_of_postgres_are_compared_beyond_all_that_their_types_hold() {
+    let table = "CREATE TABLE t (id int PRIMARY KEY, n numeric, x xid8, o oid);
+        INSERT INTO t VALUES (1, 'Infinity', '5', 4294967295), (2, 'NaN', '18446744073709551615', 1), (3, 1, '1', 1), (4, '-Infinity', '7', 2)";
+    let asked = Asked::of(Engine::Postgres, table).await;
+    asked
+        .finds(json!({"n": {"$gt": "1e131072"}}), &[1, 2])
+        .await;
+    asked
+        .finds(json!({"n": {"$lte": "1e131072"}}), &[3, 4])
+        .await;
+    asked
+        .finds(json!({"n": {"$gt": "-1e131072"}}), &[1, 2, 3])
+        .await;
+    asked.finds(json!({"n": {"$lte": "-1e131072"}}), &[4]).await;
+    asked.finds(json!({"x": {"$gt": "1e1"}}), &[2]).await;
+    asked.finds(json!({"o": 4_294_967_295_u32}), &[1]).await;
+    for wrong in [
+        json!({"x": "-1"}),
+        json!({"o": -1}),
+        json!({"o": 4_294_967_296_u64}),
+        json!({"x": "abc"}),
+    ] {
+        let error = asked.try_ids(&wrong).await.unwrap_err();
+        assert!(error.starts_with("invalid_request: "), "{wrong}: {error}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_type_of_postgres_cannot_read_is_the_callers() {
+    let table = "CREATE EXTENSION hstore; CREATE TABLE t (id int PRIMARY KEY, h hstore, u uuid[]);
+        INSERT INTO t VALUES (1, 'a=>1', '{}')";
+    let asked = Asked::of(Engine::Postgres, table).await;
+    for wrong in [
+        json!({"h": "a=b"}),
+        json!({"u": {"$contains": "zz"}}),
+        json!({"u": {"$contains": ["zz"]}}),
+    ] {
+        let error = asked.try_ids(&wrong).await.unwrap_err();
+        assert!(error.starts_with("invalid_request: "), "{wrong}: {error}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn json_of_sqlite_is_what_rows_show_whatever_is_declared() {
+    let setup = r#"CREATE TABLE t (id INTEGER PRIMARY KEY, j);
+        INSERT INTO t VALUES (1, 'true'), (2, 1), (3, '5'), (4, 5), (5, '"x"'), (6, 'x'), (7, 1.5), (8, '1.50')"#;
+    let asked = Asked::of(Engine::Sqlite, setup)
+        .await
+        .with("j", FieldType::Json);
+    asked.finds(json!({"j": true}), &[1]).await;
+    asked.finds(json!({"j": 5}), &[3, 4]).await;
+    asked.finds(json!({"j": "x"}), &[5, 6]).await;
+    asked
+        .finds(json!({"j": {"$in": [1.5, 5]}}), &[3, 4, 7, 8])
+        .await;
+    asked
+        .finds(json!({"j": {"$ne": 5}}), &[1, 2, 5, 6, 7, 8])
+        .await;
 }

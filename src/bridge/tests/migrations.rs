@@ -145,3 +145,77 @@ async fn promises_that_are_taken_back_are_noticed() {
         assert_eq!(rows, count, "{table}");
     }
 }
+
+/// What MySQL's texts become: the pages behind are right, or the cursor is refused.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cursor_of_mysql_says_what_it_depends_on() {
+    let bridges = Bridges::new(BridgeOptions::default());
+    for (before, after) in [
+        (
+            "VARCHAR(9) CHARACTER SET latin1",
+            "VARCHAR(9) CHARACTER SET utf8mb4",
+        ),
+        (
+            "VARCHAR(9) CHARACTER SET utf8mb4",
+            "VARCHAR(9) CHARACTER SET latin1",
+        ),
+        ("ENUM('d','c','b','a')", "VARCHAR(9) CHARACTER SET utf8mb4"),
+        ("VARCHAR(9) CHARACTER SET utf8mb4", "ENUM('d','c','b','a')"),
+    ] {
+        let table = format!(
+            "CREATE TABLE t (id INT PRIMARY KEY, e {before}); INSERT INTO t VALUES (1,'a'),(2,'b'),(3,'c'),(4,'d')"
+        );
+        let db = TestDb::new(Engine::MySql, &table).await;
+        for dir in ["asc", "desc"] {
+            let order = json!([{"field": "e", "dir": dir}, {"field": "id"}]);
+            let mut execution = execution();
+            execution.paging = Paging {
+                keys: vec!["e".into(), "id".into()],
+                asked: 1,
+                after: None,
+            };
+            let page = |limit: u64| {
+                query(
+                    "t",
+                    json!({"orderBy": order, "limit": limit, "select": ["id"]}),
+                )
+            };
+            let (first, outcome) = run(&bridges, &db.source, &page(2), &execution)
+                .await
+                .unwrap();
+            db.run(&format!("ALTER TABLE t MODIFY e {after}")).await;
+            // A first page in the new order is right at once.
+            let (whole, _) = run(&bridges, &db.source, &page(9), &execution)
+                .await
+                .unwrap();
+            let whole = field(&parse(&whole), "id");
+            let sorted = db
+                .texts(&format!("SELECT id FROM t ORDER BY e {dir}, id"))
+                .await;
+            assert_eq!(
+                whole.iter().map(Value::to_string).collect::<Vec<_>>(),
+                sorted,
+                "{before} to {after} {dir}"
+            );
+            execution.paging.after = outcome.last;
+            match run(&bridges, &db.source, &page(9), &execution).await {
+                Err(error) => {
+                    assert_eq!(error.code(), "invalid_request", "{before} to {after} {dir}")
+                }
+                Ok((rest, _)) => {
+                    let last = field(&parse(&first), "id").pop();
+                    let at = whole
+                        .iter()
+                        .position(|id| Some(id) == last.as_ref())
+                        .unwrap();
+                    assert_eq!(
+                        field(&parse(&rest), "id"),
+                        whole[at + 1..],
+                        "{before} to {after} {dir}"
+                    );
+                }
+            }
+            db.run(&format!("ALTER TABLE t MODIFY e {before}")).await;
+        }
+    }
+}

@@ -6,6 +6,7 @@ mod place;
 use sea_query::{Expr, ExprTrait};
 use serde_json::Value;
 
+pub(in crate::bridge) use self::place::placed;
 pub(super) use self::place::{key, key_value, ordered_by, row_digest, sorted_by};
 use super::condition::{always, bytes, comparison, fitted, label, never, wrong};
 use super::number::{Fitted, beyond, fit, is_single};
@@ -315,8 +316,9 @@ pub(super) fn is_in(
 /// one of them has no place in such a document.
 fn list(by: &Column, values: &[Value]) -> Result<Option<Expr>, BridgeError> {
     let mut texts = Vec::with_capacity(values.len());
+    let scale = scale_of_list(by, values);
     for value in values {
-        match listed(by, value)? {
+        match listed(by, value, scale)? {
             Listed::As(text) => texts.push(text),
             Listed::Nowhere => {}
             Listed::Otherwise => return Ok(None),
@@ -331,7 +333,7 @@ fn list(by: &Column, values: &[Value]) -> Result<Option<Expr>, BridgeError> {
             ("DECIMAL(20,0)".to_owned(), "listed.value".to_owned())
         }
         (Class::Decimal | Class::Money, _) => (
-            format!("DECIMAL({DECIMAL_DIGITS},{DECIMAL_SCALE})"),
+            format!("DECIMAL({DECIMAL_DIGITS},{scale})"),
             "listed.value".to_owned(),
         ),
         (Class::Double, _) => ("DOUBLE".to_owned(), "listed.value".to_owned()),
@@ -380,7 +382,20 @@ enum Listed {
     Otherwise,
 }
 
-fn listed(by: &Column, value: &Value) -> Result<Listed, BridgeError> {
+/// How many digits after the point a list of decimals has, so that as many as can be are before it.
+fn scale_of_list(by: &Column, values: &[Value]) -> u32 {
+    if !matches!(by.class, Class::Decimal | Class::Money) {
+        return 0;
+    }
+    let scales = values.iter().filter_map(Numeral::of);
+    let most = scales.map(|number| number.fraction_digits()).max();
+    std::cmp::min(
+        DECIMAL_SCALE,
+        u32::try_from(most.unwrap_or(0)).unwrap_or(DECIMAL_SCALE),
+    )
+}
+
+fn listed(by: &Column, value: &Value, list_scale: u32) -> Result<Listed, BridgeError> {
     let number = |number: &Numeral, digits: u64, scale: u32| {
         let fits = fit(Comparison::Eq, number, digits, scale);
         match (
@@ -400,11 +415,9 @@ fn listed(by: &Column, value: &Value) -> Result<Listed, BridgeError> {
             Value::Bool(flag) => Listed::As(u8::from(*flag).to_string()),
             value => number(&numeral(by, "integers", value)?, INTEGER_DIGITS, 0),
         },
-        Class::Decimal | Class::Money => number(
-            &numeral(by, "numbers", value)?,
-            DECIMAL_DIGITS,
-            DECIMAL_SCALE,
-        ),
+        Class::Decimal | Class::Money => {
+            number(&numeral(by, "numbers", value)?, DECIMAL_DIGITS, list_scale)
+        }
         Class::Double if special(value).is_none() => {
             let double = numeral(by, "numbers", value)?.nearest_f64();
             match double.is_finite() {
@@ -476,8 +489,15 @@ fn json(dialect: Dialect, by: &Column, op: Comparison, value: &Value) -> Result<
             json.cast_as("JSON"),
         )),
         (_, Comparison::Eq | Comparison::Ne) => {
-            let equal = Expr::cust_with_exprs("JSON_EQUALS(?, ?)", [column(&by.name), json]);
-            Ok(equal.eq(i64::from(op == Comparison::Eq)))
+            let equal = any_spelling(value, |text| {
+                let both = [column(&by.name), Expr::val(text)];
+                Expr::cust_with_exprs("(JSON_EQUALS(?, ?) = 1)", both)
+            });
+            Ok(if op == Comparison::Eq {
+                equal
+            } else {
+                equal.not()
+            })
         }
         _ => Err(BridgeError::UnsupportedOperator {
             operator: format!("{} with JSON", op.as_str()),
@@ -487,6 +507,35 @@ fn json(dialect: Dialect, by: &Column, op: Comparison, value: &Value) -> Result<
 }
 
 pub(super) fn json_contains(by: &Column, value: &Value) -> Expr {
-    let value = Expr::val(value.to_string());
-    Expr::cust_with_exprs("(JSON_CONTAINS(?, ?) = 1)", [column(&by.name), value])
+    any_spelling(value, |text| {
+        let both = [column(&by.name), Expr::val(text)];
+        Expr::cust_with_exprs("(JSON_CONTAINS(?, ?) = 1)", both)
+    })
+}
+
+/// A condition on a document in each of the ways in which letters beyond ASCII are written: MariaDB compares what is
+/// written.
+fn any_spelling(value: &Value, condition: impl Fn(String) -> Expr) -> Expr {
+    let text = value.to_string();
+    if text.is_ascii() {
+        return condition(text);
+    }
+    let escaped = |upper: bool| {
+        text.chars().fold(String::new(), |mut out, c| {
+            match c.is_ascii() {
+                true => out.push(c),
+                false => {
+                    for unit in c.encode_utf16(&mut [0; 2]) {
+                        out.push_str(&match upper {
+                            true => format!("\\u{unit:04X}"),
+                            false => format!("\\u{unit:04x}"),
+                        });
+                    }
+                }
+            }
+            out
+        })
+    };
+    let [lower, upper] = [false, true].map(|upper| condition(escaped(upper)));
+    condition(text.clone()).or(lower).or(upper)
 }

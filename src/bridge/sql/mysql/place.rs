@@ -23,6 +23,26 @@ pub(in crate::bridge::sql) fn key(by: &Column) -> Expr {
     }
 }
 
+/// Says in a cursor that a value is the number of a label.
+const ORDINAL: &str = "ordinal";
+
+/// A value of a term as it goes into a cursor, with what it depends on: after a migration it is another's.
+pub(in crate::bridge) fn placed(by: &Column, value: KeyValue) -> KeyValue {
+    let typed = |type_name: &str, text: String| KeyValue::Typed {
+        type_name: type_name.to_owned(),
+        bytes: text.into_bytes(),
+    };
+    match (foreign(by), by.order, value) {
+        (Some((charset, _)), _, KeyValue::Text(hex)) => KeyValue::Typed {
+            type_name: charset.to_owned(),
+            bytes: hex,
+        },
+        (None, Order::Ordinal, KeyValue::UInt(number)) => typed(ORDINAL, number.to_string()),
+        (None, Order::Ordinal, KeyValue::Int(number)) => typed(ORDINAL, number.to_string()),
+        (_, _, value) => value,
+    }
+}
+
 /// The character set and collation of a text that the connection's own may not hold.
 fn foreign(by: &Column) -> Option<(&str, &str)> {
     let (charset, collation) = by.charset.as_ref()?;
@@ -58,11 +78,20 @@ pub(in crate::bridge::sql) fn key_value(
             _ => Err(stale()),
         };
     };
-    if let (Some((charset, collation)), KeyValue::Text(hex)) = (foreign(by), value) {
-        let template = format!("CONVERT(UNHEX(?) USING {charset}) COLLATE {collation}");
-        return Ok(Expr::cust_with_expr(template, Expr::val(text(hex)?)));
+    if let (Some((charset, collation)), KeyValue::Text(plain)) = (foreign(by), value) {
+        return Ok(super::converted(charset, collation, &text(plain)?));
     }
     Ok(match (&by.class, value) {
+        (_, KeyValue::Typed { type_name, bytes }) => match (foreign(by), by.order) {
+            (Some((charset, collation)), _) if charset == type_name => {
+                let template = format!("CONVERT(UNHEX(?) USING {charset}) COLLATE {collation}");
+                Expr::cust_with_expr(template, Expr::val(text(bytes)?))
+            }
+            (None, Order::Ordinal) if type_name == ORDINAL => {
+                Expr::val(text(bytes)?.parse::<u64>().or(Err(stale()))?)
+            }
+            _ => return Err(stale()),
+        },
         (Class::Enum(labels) | Class::Set(labels), KeyValue::Text(shown)) => {
             // From a runner that knows no numbers.
             let shown = Value::from(text(shown)?);

@@ -175,10 +175,14 @@ impl<'a> Page<'a> {
         }
         let columns = self.written.len() + keys.len() + usize::from(grouped);
         let mut watch = self.builder.watch_written(&self.written);
+        for (i, term) in keys.iter().enumerate() {
+            watch.add(self.written.len() + i, term);
+        }
         if self.builder.is_watched() {
-            let filter = &self.query.filter;
+            let ordered = self.query.order.iter().map(|order| order.column.as_str());
+            let names = self.query.filter.fields().into_iter().chain(ordered);
             self.builder
-                .watch_compared(filter, &mut watch, columns, select, null_of);
+                .watch_compared(names, &mut watch, columns, select, null_of);
         }
         self.watch = watch;
         if columns == 0 {

@@ -106,6 +106,9 @@ pub(super) fn bound(by: &Column, op: Comparison, value: &Value) -> Result<Bound,
             Some(special) if by.class == Class::Decimal => Side::new(op, special, "numeric").into(),
             _ => {
                 let number = numeral(by, "numbers", value)?;
+                if by.class == Class::Decimal && number.integer_digits() > NUMERIC_DIGITS {
+                    return Ok(beyond_all(op, number.is_negative(), "Infinity", "numeric"));
+                }
                 let fitted = fit(op, &number, NUMERIC_DIGITS, NUMERIC_SCALE);
                 let bound = number_bound(fitted, |op, text| Side::new(op, text, "numeric"));
                 match bound {
@@ -165,6 +168,9 @@ pub(super) fn bound(by: &Column, op: Comparison, value: &Value) -> Result<Bound,
             }
             _ => return Err(wrong(by, "arrays", value)),
         },
+        Class::Other if matches!(own, "oid" | "xid" | "xid8" | "cid") => {
+            Side::new(op, unsigned(by, value)?, own).into()
+        }
         Class::Set(_) | Class::Any | Class::Other => match value {
             Value::Array(_) | Value::Object(_) => return Err(wrong(by, "single values", value)),
             // As a byte it would be cut to its first one.
@@ -331,18 +337,36 @@ pub(super) fn real(by: &Column, value: &Value) -> Result<Moment, BridgeError> {
     }
 }
 
-/// A comparison with a day that the type does not have: beyond it is nothing but infinity.
+/// A comparison with a day that the type does not have.
 fn outside(op: Comparison, moment: &Moment, type_name: &str) -> Bound {
-    let is_early = moment.year < 0;
-    let infinity = if is_early { "-infinity" } else { "infinity" };
-    let side = |op| Side::new(op, infinity, type_name).into();
-    match (op, is_early) {
+    beyond_all(op, moment.year < 0, "infinity", type_name)
+}
+
+/// A comparison with what is beyond all that a type has, but for its infinities.
+fn beyond_all(op: Comparison, is_low: bool, infinity: &str, type_name: &str) -> Bound {
+    let sign = if is_low { "-" } else { "" };
+    let side = |op| Side::new(op, format!("{sign}{infinity}"), type_name).into();
+    match (op, is_low) {
         (Comparison::Eq, _) => Bound::Never,
         (Comparison::Ne, _) => Bound::Always,
         (Comparison::Gt | Comparison::Gte, true) => side(Comparison::Gt),
         (Comparison::Lt | Comparison::Lte, true) => side(Comparison::Lte),
         (Comparison::Gt | Comparison::Gte, false) => side(Comparison::Gte),
         (Comparison::Lt | Comparison::Lte, false) => side(Comparison::Lt),
+    }
+}
+
+/// A number of a type that reads whatever begins with digits, and takes the negative ones around to the other end.
+fn unsigned(by: &Column, value: &Value) -> Result<String, BridgeError> {
+    let most = if by.type_name == "xid8" {
+        u64::MAX
+    } else {
+        u32::MAX.into()
+    };
+    let number = Numeral::of(value).and_then(|number| number.as_u64());
+    match number.filter(|number| *number <= most) {
+        Some(number) => Ok(number.to_string()),
+        None => Err(wrong(by, &format!("whole numbers from 0 to {most}"), value)),
     }
 }
 

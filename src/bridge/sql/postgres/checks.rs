@@ -5,8 +5,8 @@ use serde_json::Value;
 use super::bound::{Bound, bound};
 use crate::bridge::BridgeError;
 use crate::bridge::sql::condition::wrong;
-use crate::bridge::sql::shape::{Column, Shape};
-use crate::query::filter::{Comparison, Filter};
+use crate::bridge::sql::shape::{Class, Column, Shape};
+use crate::query::filter::{Comparison, Filter, Pattern};
 
 /// A value of a filter as it was bound, to find out which one a database did not take.
 pub(in crate::bridge) struct Check {
@@ -56,6 +56,17 @@ fn collect(shape: &Shape, filter: &Filter, most: usize, found: &mut Vec<Check>) 
         Filter::In { field, values, .. } => {
             let values = values.iter().take(room);
             found.extend(values.filter_map(|value| check(shape, field, value)));
+        }
+        Filter::Matches {
+            field,
+            pattern: Pattern::Contains,
+            text,
+        } if shape
+            .column(field)
+            .is_some_and(|by| matches!(by.class, Class::Array(_))) =>
+        {
+            let element = Value::from(vec![text.as_str()]);
+            found.extend(check(shape, field, &element));
         }
         Filter::IsNull { .. } | Filter::Matches { .. } | Filter::Nothing => {}
     }

@@ -21,18 +21,27 @@ use crate::query::filter::Comparison;
 use crate::query::like::{Flavour, Like};
 
 /// JSON that `json` takes and `jsonb` does not: a NUL or half a surrogate pair, where backslashes that are escaped are
-/// gone, and a number with an absurd exponent, where strings are gone.
+/// out of the way, and a number with an absurd exponent or as many digits, where strings are gone.
 const NOT_JSONB: &str = r"\\u0000|\\u[dD][89aAbB][0-9a-fA-F]{2}(?!\\u[dD][c-fC-F])|(?<!\\u[dD][89aAbB][0-9a-fA-F]{2})\\u[dD][c-fC-F]";
+/// In a database that is not in UTF-8 it may not have the character.
+const NOT_ASCII: &str = r"|\\u(?!00[0-7])";
 const ESCAPED_BACKSLASH: &str = r"\\";
 const STRINGS: &str = r#""([^"\\]|\\.)*""#;
-const ABSURD_NUMBER: &str = "[0-9][eE][+-]?0*[0-9]{6,}";
+const ABSURD_NUMBER: &str = "[0-9][eE][+-]?0*[1-9][0-9]{4,}";
+/// A document that is shorter has no number with too many digits.
+const MANY_DIGITS: &str = "[0-9]{255}";
 
-pub(super) fn compare(by: &Column, op: Comparison, value: &Value) -> Result<Expr, BridgeError> {
+pub(super) fn compare(
+    shape: &Shape,
+    by: &Column,
+    op: Comparison,
+    value: &Value,
+) -> Result<Expr, BridgeError> {
     Ok(match bound(by, op, value)? {
         Bound::Never => never(by),
         Bound::Always => always(by),
         Bound::Compare(side) if side.left == Left::Json => {
-            json_condition(by, op == Comparison::Ne, |json| {
+            json_condition(shape, by, op == Comparison::Ne, |json| {
                 comparison(json, op, side.right())
             })
         }
@@ -71,22 +80,39 @@ fn left(by: &Column, left: Left) -> Expr {
 }
 
 /// A condition on a column as `jsonb`; what `jsonb` cannot hold equals nothing that can be asked for.
-fn json_condition(by: &Column, otherwise: bool, condition: impl FnOnce(Expr) -> Expr) -> Expr {
+fn json_condition(
+    shape: &Shape,
+    by: &Column,
+    otherwise: bool,
+    condition: impl FnOnce(Expr) -> Expr,
+) -> Expr {
     let json = condition(left(by, Left::Json));
     if by.type_name == "jsonb" {
         return json;
     }
     let text = column(&by.name).cast_as("text");
     let otherwise = Expr::cust(if otherwise { "TRUE" } else { "FALSE" });
+    let lacking = match shape.is_utf8 {
+        true => NOT_JSONB.to_owned(),
+        false => format!("{NOT_JSONB}{NOT_ASCII}"),
+    };
+    let bare = "regexp_replace($1, $2, '', 'g')";
+    let bare = |regex: &str| {
+        let template = format!("({bare} ~ $3)");
+        Expr::cust_with_exprs(
+            template,
+            [text.clone(), Expr::val(STRINGS), Expr::val(regex)],
+        )
+    };
     Expr::cust_with_exprs(
-        "(CASE WHEN replace($1, $2, '') ~ $3 OR regexp_replace($4, $5, '', 'g') ~ $6 THEN $7 ELSE $8 END)",
+        "(CASE WHEN replace($1, $2, '??') ~ $3 OR $4 OR (length($5) > 16000 AND $6) THEN $7 ELSE $8 END)",
         [
             text.clone(),
             Expr::val(ESCAPED_BACKSLASH),
-            Expr::val(NOT_JSONB),
-            text,
-            Expr::val(STRINGS),
-            Expr::val(ABSURD_NUMBER),
+            Expr::val(lacking),
+            bare(ABSURD_NUMBER),
+            text.clone(),
+            bare(MANY_DIGITS),
             otherwise,
             json,
         ],
@@ -94,7 +120,12 @@ fn json_condition(by: &Column, otherwise: bool, condition: impl FnOnce(Expr) -> 
 }
 
 /// Values that are compared alike go as one array.
-pub(super) fn is_in(by: &Column, values: &[Value], negated: bool) -> Result<Expr, BridgeError> {
+pub(super) fn is_in(
+    shape: &Shape,
+    by: &Column,
+    values: &[Value],
+    negated: bool,
+) -> Result<Expr, BridgeError> {
     let mut groups: Vec<(Side, Vec<Value>)> = Vec::new();
     for value in values {
         let Bound::Compare(side) = bound(by, Comparison::Eq, value)? else {
@@ -128,7 +159,7 @@ pub(super) fn is_in(by: &Column, values: &[Value], negated: bool) -> Result<Expr
         };
         let listed = |left| Expr::cust_with_exprs(template, [left, list]);
         match side.left {
-            Left::Json => json_condition(by, negated, listed),
+            Left::Json => json_condition(shape, by, negated, listed),
             other => listed(left(by, other)),
         }
     });
@@ -177,9 +208,9 @@ pub(super) fn array_contains(by: &Column, value: &Value) -> Result<Expr, BridgeE
     ))
 }
 
-pub(super) fn json_contains(by: &Column, value: &Value) -> Expr {
+pub(super) fn json_contains(shape: &Shape, by: &Column, value: &Value) -> Expr {
     let value = Expr::val(value.to_string()).cast_as("jsonb");
-    json_condition(by, false, |json| {
+    json_condition(shape, by, false, |json| {
         Expr::cust_with_exprs("($1 @> $2)", [json, value])
     })
 }
