@@ -78,11 +78,11 @@ const UNIQUE: &str = "SELECT array_agg(a.attname::text ORDER BY k.place) FROM pg
     ORDER BY i.indexrelid";
 
 /// What changes when a table does, in its columns, its unique indexes, or what inherits from it.
-const STAMP: &str = "SELECT concat_ws(' ', c.oid, \
-      (SELECT string_agg(concat_ws(':', a.attnum, a.xmin), ',' ORDER BY a.attnum) FROM pg_catalog.pg_attribute a WHERE a.attrelid = c.oid AND a.attnum > 0), \
-      (SELECT string_agg(concat_ws(':', i.indexrelid, i.xmin), ',' ORDER BY i.indexrelid) FROM pg_catalog.pg_index i WHERE i.indrelid = c.oid), \
-      EXISTS (SELECT FROM pg_catalog.pg_inherits h WHERE h.inhparent = c.oid)) \
-    FROM pg_catalog.pg_class c WHERE c.oid = to_regclass($1)";
+const STAMP: &str = "SELECT concat_ws(' ', t.oid, \
+      (SELECT string_agg(concat_ws(':', a.attnum, a.xmin), ',') FROM pg_catalog.pg_attribute a WHERE a.attrelid = t.oid AND a.attnum > 0), \
+      (SELECT string_agg(concat_ws(':', i.indexrelid, i.xmin), ',') FROM pg_catalog.pg_index i WHERE i.indrelid = t.oid), \
+      (SELECT count(*) FROM pg_catalog.pg_inherits h WHERE h.inhparent = t.oid)) \
+    FROM (SELECT to_regclass($1)::oid AS oid OFFSET 0) t";
 
 /// A column and what introspection tells of it beyond that.
 pub(super) struct Found {

@@ -287,10 +287,13 @@ impl<'a> Page<'a> {
         let mut last = place.map(|place| place.to_json());
         if last.as_ref().is_some_and(|last| size(last) > MOST_LAST) {
             last = None;
-            not_pageable = Some(
-                "the values that rows are ordered by are too long for a cursor; order by shorter ones, or use `offset`"
-                    .to_owned(),
-            );
+            // A page that is not full is the last one.
+            if self.query.limit.is_some_and(|limit| outcome.rows >= limit) {
+                not_pageable = Some(
+                    "the values that rows are ordered by are too long for a cursor; order by shorter ones, or use `offset`"
+                        .to_owned(),
+                );
+            }
         }
         Ok(Outcome {
             not_pageable,
