@@ -174,17 +174,17 @@ impl<'a> Page<'a> {
             select.expr(self.builder.key(term));
         }
         let columns = self.written.len() + keys.len() + usize::from(grouped);
-        let mut watch = self.builder.watch_written(&self.written);
-        for (i, term) in keys.iter().enumerate() {
-            watch.add(self.written.len() + i, term);
-        }
         if self.builder.is_watched() {
+            let mut watch = self.builder.watch_written(&self.written);
+            for (i, term) in keys.iter().enumerate() {
+                watch.add(self.written.len() + i, term);
+            }
             let ordered = self.query.order.iter().map(|order| order.column.as_str());
             let names = self.query.filter.fields().into_iter().chain(ordered);
             self.builder
                 .watch_compared(names, &mut watch, columns, select, null_of);
+            self.watch = watch;
         }
-        self.watch = watch;
         if columns == 0 {
             // Rows of nothing are rows all the same.
             select.expr(Expr::cust("1"));
