@@ -21,6 +21,22 @@ struct PgBouncer {
 }
 
 impl PgBouncer {
+    /// One that the stage's source leads to.
+    async fn before(stage: &Stage, mode: &str, size: u32) -> Self {
+        let bouncer = Self::start(&stage.database, mode, size).await;
+        let mut config = stage.database.config();
+        config["host"] = json!("127.0.0.1");
+        config["port"] = json!(bouncer.port);
+        let source = format!("/v1/sources/{}", stage.source);
+        stage
+            .gateway
+            .admin()
+            .patch(&source, json!({"config": config}))
+            .await
+            .expect(200);
+        bouncer
+    }
+
     async fn start(database: &Database, mode: &str, size: u32) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let port = std::net::TcpListener::bind("127.0.0.1:0")
@@ -206,17 +222,7 @@ async fn nothing_stays_behind_on_a_poolers_connections() {
                  CREATE TABLE moods (id int PRIMARY KEY, mood mood); INSERT INTO moods VALUES (1, 'fine'), (2, 'sad'), (3, 'fine'), (4, 'sad');",
             )
             .await;
-        let bouncer = PgBouncer::start(database, mode, size).await;
-        let mut config = database.config();
-        config["host"] = json!("127.0.0.1");
-        config["port"] = json!(bouncer.port);
-        let source = format!("/v1/sources/{}", stage.source);
-        stage
-            .gateway
-            .admin()
-            .patch(&source, json!({"config": config}))
-            .await
-            .expect(200);
+        let bouncer = PgBouncer::before(&stage, mode, size).await;
         let fields = json!({"id": {"type": "number"}, "mood": {"type": "enum"}});
         for (name, column) in [("moods", "mood"), ("broken", "nothing")] {
             let mut fields = fields.clone();
@@ -254,17 +260,7 @@ async fn nothing_stays_behind_on_a_poolers_connections() {
 #[tokio::test(flavor = "multi_thread")]
 async fn statement_pooling_is_refused_by_name() {
     let stage = Stage::inline(Engine::Postgres).await;
-    let bouncer = PgBouncer::start(&stage.database, "statement", 1).await;
-    let mut config = stage.database.config();
-    config["host"] = json!("127.0.0.1");
-    config["port"] = json!(bouncer.port);
-    let source = format!("/v1/sources/{}", stage.source);
-    stage
-        .gateway
-        .admin()
-        .patch(&source, json!({"config": config}))
-        .await
-        .expect(200);
+    let _bouncer = PgBouncer::before(&stage, "statement", 1).await;
     let error = stage
         .gateway
         .caller()

@@ -3,10 +3,17 @@
 mod mysql;
 mod postgres;
 
+use std::io::{BufRead as _, BufReader};
+use std::net::TcpListener;
 use std::path::Path;
-use std::process::Command;
+use std::process::{Child, Command, Stdio};
 
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
+use serde_json::{Value, json};
+
+use super::support::{config, execution, parse, query, run};
+use crate::bridge::{BridgeError, BridgeOptions, Bridges, Source};
+use crate::ids::SourceId;
 
 /// Makes a certificate that has no extensions, and so is of version 1, for the key of the server.
 const VERSION_1: &str = r#"
@@ -47,4 +54,95 @@ fn certificates(dir: &Path) {
     };
     signed("server", "server", vec!["localhost".to_owned()]);
     signed("client", "certified", Vec::new());
+}
+
+/// A server with certificates, whose view `me` has one row.
+struct Server {
+    child: Child,
+    port: u16,
+    dir: tempfile::TempDir,
+    bridge: &'static str,
+    /// What is always the same of its settings.
+    settings: Value,
+    /// Whether the row of `me` says that there is TLS.
+    is_tls: fn(&Value) -> bool,
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        drop(self.child.stdin.take());
+        let _ = self.child.wait();
+    }
+}
+
+impl Server {
+    /// Starts one by a script, which has the folder and the port, says `ready`, and ends with its standard input.
+    fn start(
+        script: &str,
+        bridge: &'static str,
+        settings: Value,
+        is_tls: fn(&Value) -> bool,
+    ) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        certificates(dir.path());
+        let free = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = free.local_addr().unwrap().port();
+        drop(free);
+        let mut child = Command::new("bash")
+            .args(["-c", script, "server"])
+            .arg(dir.path())
+            .arg(port.to_string())
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut line = String::new();
+        let mut out = BufReader::new(child.stdout.take().unwrap());
+        out.read_line(&mut line).unwrap();
+        assert_eq!(line, "ready\n");
+        Self {
+            child,
+            port,
+            dir,
+            bridge,
+            settings,
+            is_tls,
+        }
+    }
+
+    fn pem(&self, name: &str) -> String {
+        std::fs::read_to_string(self.path(name)).unwrap()
+    }
+
+    fn path(&self, name: &str) -> String {
+        self.dir.path().join(name).to_str().unwrap().to_owned()
+    }
+
+    /// Whether there was TLS, for these settings beside those that are always the same.
+    async fn ask(&self, options: BridgeOptions, settings: Value) -> Result<bool, BridgeError> {
+        let mut all = config(json!({"host": "127.0.0.1", "port": self.port}));
+        all.extend(config(self.settings.clone()));
+        all.extend(config(settings));
+        let source = Source {
+            id: SourceId::new(),
+            name: "s".into(),
+            bridge: self.bridge.into(),
+            config: all,
+        };
+        let bridges = Bridges::new(options);
+        let (rows, _) = run(&bridges, &source, &query("me", json!({})), &execution()).await?;
+        Ok((self.is_tls)(&parse(&rows)[0]))
+    }
+
+    async fn tls(&self, settings: Value) -> bool {
+        let asked = self.ask(BridgeOptions::default(), settings.clone()).await;
+        asked.unwrap_or_else(|error| panic!("{settings}: {error}"))
+    }
+
+    async fn refused(&self, settings: Value) -> String {
+        match self.ask(BridgeOptions::default(), settings.clone()).await {
+            Err(BridgeError::Unreachable(words)) => words,
+            other => panic!("{settings}: {other:?}"),
+        }
+    }
 }

@@ -1,16 +1,11 @@
 //! The words for TLS on a MariaDB server of its own, and what else there is to logging in.
 
-use std::io::{BufRead as _, BufReader};
-use std::net::TcpListener;
-use std::process::{Child, Command, Stdio};
-
 use mysql_async::prelude::Queryable as _;
-use serde_json::{Value, json};
+use serde_json::json;
 
-use super::super::support::{Engine, TestDb, config, execution, parse, query, run};
-use super::{certificates, to_version_1};
-use crate::bridge::{BridgeError, BridgeOptions, Bridges, Source};
-use crate::ids::SourceId;
+use super::super::support::{Engine, TestDb, execution, query, run};
+use super::{Server, to_version_1};
+use crate::bridge::{BridgeError, BridgeOptions, Bridges};
 
 /// Runs MariaDB in `$1` on port `$2` until standard input ends; no server starts as root.
 const SERVER: &str = r#"
@@ -32,95 +27,33 @@ kill "$(cat "$dir/pid")" 2>/dev/null
 wait
 "#;
 
-struct Server {
-    child: Child,
-    port: u16,
-    dir: tempfile::TempDir,
+async fn start() -> Server {
+    let settings = json!({"database": "d", "user": "root"});
+    let server = Server::start(SERVER, "mysql", settings, |row| {
+        assert_eq!(row["wide"], "x".repeat(100_000));
+        row["tls"] == 1
+    });
+    execute(
+        &server,
+        "CREATE DATABASE d; CREATE VIEW d.me AS SELECT VARIABLE_VALUE <> '' AS tls, REPEAT('x', 100000) AS wide \
+           FROM information_schema.SESSION_STATUS WHERE VARIABLE_NAME = 'SSL_CIPHER'; \
+         CREATE USER certified REQUIRE X509; CREATE USER tls_only REQUIRE SSL; \
+         CREATE USER secret IDENTIFIED BY 'pw'; GRANT SELECT ON d.* TO certified, tls_only, secret",
+    )
+    .await;
+    server
 }
 
-impl Drop for Server {
-    fn drop(&mut self) {
-        drop(self.child.stdin.take());
-        let _ = self.child.wait();
-    }
-}
-
-impl Server {
-    async fn start() -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        certificates(dir.path());
-        let free = TcpListener::bind("127.0.0.1:0").unwrap();
-        let port = free.local_addr().unwrap().port();
-        drop(free);
-        let mut child = Command::new("bash")
-            .args(["-c", SERVER, "server"])
-            .arg(dir.path())
-            .arg(port.to_string())
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut line = String::new();
-        let mut out = BufReader::new(child.stdout.take().unwrap());
-        out.read_line(&mut line).unwrap();
-        assert_eq!(line, "ready\n");
-        let server = Self { child, port, dir };
-        server
-            .execute(
-                "CREATE DATABASE d; CREATE VIEW d.me AS SELECT VARIABLE_VALUE <> '' AS tls, REPEAT('x', 100000) AS wide \
-                   FROM information_schema.SESSION_STATUS WHERE VARIABLE_NAME = 'SSL_CIPHER'; \
-                 CREATE USER certified REQUIRE X509; CREATE USER tls_only REQUIRE SSL; \
-                 CREATE USER secret IDENTIFIED BY 'pw'; GRANT SELECT ON d.* TO certified, tls_only, secret",
-            )
-            .await;
-        server
-    }
-
-    async fn execute(&self, sql: &str) {
-        let url = format!("mysql://root@127.0.0.1:{}", self.port);
-        let mut conn = mysql_async::Conn::from_url(url).await.unwrap();
-        conn.query_drop(sql).await.unwrap();
-        conn.disconnect().await.unwrap();
-    }
-
-    fn pem(&self, name: &str) -> String {
-        std::fs::read_to_string(self.dir.path().join(name)).unwrap()
-    }
-
-    /// Whether there was TLS, for these settings beside those that are always the same.
-    async fn ask(&self, options: BridgeOptions, settings: Value) -> Result<bool, BridgeError> {
-        let mut all = config(json!({
-            "host": "127.0.0.1", "port": self.port, "database": "d", "user": "root"
-        }));
-        all.extend(config(settings));
-        let source = Source {
-            id: SourceId::new(),
-            name: "s".into(),
-            bridge: "mysql".into(),
-            config: all,
-        };
-        let bridges = Bridges::new(options);
-        let (rows, _) = run(&bridges, &source, &query("me", json!({})), &execution()).await?;
-        assert_eq!(parse(&rows)[0]["wide"], "x".repeat(100_000));
-        Ok(parse(&rows)[0]["tls"] == 1)
-    }
-
-    async fn tls(&self, settings: Value) -> bool {
-        let asked = self.ask(BridgeOptions::default(), settings.clone()).await;
-        asked.unwrap_or_else(|error| panic!("{settings}: {error}"))
-    }
-
-    async fn refused(&self, settings: Value) -> String {
-        match self.ask(BridgeOptions::default(), settings.clone()).await {
-            Err(BridgeError::Unreachable(words)) => words,
-            other => panic!("{settings}: {other:?}"),
-        }
-    }
+async fn execute(server: &Server, sql: &str) {
+    let url = format!("mysql://root@127.0.0.1:{}", server.port);
+    let mut conn = mysql_async::Conn::from_url(url).await.unwrap();
+    conn.query_drop(sql).await.unwrap();
+    conn.disconnect().await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn words_for_tls_mean_what_the_own_client_means() {
-    let server = Server::start().await;
+    let server = start().await;
     let (ours, theirs) = (server.pem("ca.pem"), server.pem("stranger.pem"));
     assert!(!server.tls(json!({"sslMode": "DISABLED"})).await);
     assert!(server.tls(json!({"sslMode": "PREFERRED"})).await);
@@ -188,7 +121,7 @@ async fn words_for_tls_mean_what_the_own_client_means() {
     assert!(server.tls(shown).await);
 
     to_version_1(server.dir.path());
-    server.execute("FLUSH SSL").await;
+    execute(&server, "FLUSH SSL").await;
     for mode in ["PREFERRED", "REQUIRED"] {
         assert!(server.tls(json!({"sslMode": mode})).await, "{mode}");
     }

@@ -1,13 +1,9 @@
 //! The words for TLS on a PostgreSQL server of its own, with certificates of an authority of its own.
 
-use std::io::{BufRead as _, BufReader};
-use std::net::TcpListener;
-use std::process::{Child, Command, Stdio};
+use serde_json::json;
 
-use serde_json::{Value, json};
-
-use super::super::support::{config, execution, operation, parse, postgres_client, query, run};
-use super::{certificates, to_version_1};
+use super::super::support::{config, execution, operation, postgres_client, run};
+use super::{Server, to_version_1};
 use crate::bridge::{BridgeError, BridgeOptions, Bridges, Source};
 use crate::ids::SourceId;
 use crate::query::operation::Kind;
@@ -19,7 +15,12 @@ run() { if [ "$(id -u)" = 0 ]; then runuser -u nobody -- "$@"; else "$@"; fi; }
 if [ "$(id -u)" = 0 ]; then chown -R nobody "$dir"; fi
 chmod 600 "$dir"/*.key
 run "$bin/initdb" -D "$dir/data" -U postgres -A trust -E UTF8 --locale=C -N >"$dir/log" 2>&1 || { cat "$dir/log"; exit 1; }
-cp "$dir/hba" "$dir/data/pg_hba.conf"
+cat >"$dir/data/pg_hba.conf" <<HBA
+hostssl all certified 127.0.0.1/32 cert
+hostssl all tls_only 127.0.0.1/32 trust
+hostnossl all plain_only 127.0.0.1/32 trust
+host all postgres 127.0.0.1/32 trust
+HBA
 run "$bin/pg_ctl" -D "$dir/data" -l "$dir/server.log" -w start -o "-p $port -c listen_addresses=127.0.0.1 \
   -c unix_socket_directories='$dir' -c fsync=off -c ssl=on -c ssl_cert_file='$dir/server.pem' \
   -c ssl_key_file='$dir/server.key' -c ssl_ca_file='$dir/ca.pem'" >>"$dir/log" 2>&1 || { cat "$dir/server.log"; exit 1; }
@@ -28,106 +29,28 @@ cat >/dev/null
 run "$bin/pg_ctl" -D "$dir/data" -m immediate stop >/dev/null 2>&1
 "#;
 
-const HBA: &str = "hostssl all certified 127.0.0.1/32 cert
-hostssl all tls_only 127.0.0.1/32 trust
-hostnossl all plain_only 127.0.0.1/32 trust
-host all postgres 127.0.0.1/32 trust
-";
-
-struct Server {
-    child: Child,
-    port: u16,
-    dir: tempfile::TempDir,
+async fn start() -> Server {
+    let settings = json!({"database": "postgres", "user": "postgres"});
+    let server = Server::start(SERVER, "postgres", settings, |row| row["ssl"] == true);
+    execute(
+        &server,
+        "CREATE ROLE certified LOGIN; CREATE ROLE tls_only LOGIN; CREATE ROLE plain_only LOGIN; \
+         CREATE VIEW me AS SELECT ssl FROM pg_stat_ssl WHERE pid = pg_backend_pid(); \
+         GRANT SELECT ON me TO PUBLIC",
+    )
+    .await;
+    server
 }
 
-impl Drop for Server {
-    fn drop(&mut self) {
-        drop(self.child.stdin.take());
-        let _ = self.child.wait();
-    }
-}
-
-impl Server {
-    async fn start() -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        certificates(dir.path());
-        std::fs::write(dir.path().join("hba"), HBA).unwrap();
-        let free = TcpListener::bind("127.0.0.1:0").unwrap();
-        let port = free.local_addr().unwrap().port();
-        drop(free);
-        let mut child = Command::new("bash")
-            .args(["-c", SERVER, "server"])
-            .arg(dir.path())
-            .arg(port.to_string())
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut line = String::new();
-        let mut out = BufReader::new(child.stdout.take().unwrap());
-        out.read_line(&mut line).unwrap();
-        assert_eq!(line, "ready\n");
-        let server = Self { child, port, dir };
-        server
-            .execute(
-                "CREATE ROLE certified LOGIN; CREATE ROLE tls_only LOGIN; CREATE ROLE plain_only LOGIN; \
-                 CREATE VIEW me AS SELECT ssl FROM pg_stat_ssl WHERE pid = pg_backend_pid(); \
-                 GRANT SELECT ON me TO PUBLIC",
-            )
-            .await;
-        server
-    }
-
-    async fn execute(&self, sql: &str) {
-        let url = format!("postgres://postgres@127.0.0.1:{}/postgres", self.port);
-        postgres_client(&url)
-            .await
-            .batch_execute(sql)
-            .await
-            .unwrap();
-    }
-
-    fn pem(&self, name: &str) -> String {
-        std::fs::read_to_string(self.dir.path().join(name)).unwrap()
-    }
-
-    fn path(&self, name: &str) -> String {
-        self.dir.path().join(name).to_str().unwrap().to_owned()
-    }
-
-    /// Whether there was TLS, for these settings beside those that are always the same.
-    async fn ask(&self, options: BridgeOptions, settings: Value) -> Result<bool, BridgeError> {
-        let mut all = config(json!({
-            "host": "127.0.0.1", "port": self.port, "database": "postgres", "user": "postgres"
-        }));
-        all.extend(config(settings));
-        let source = Source {
-            id: SourceId::new(),
-            name: "s".into(),
-            bridge: "postgres".into(),
-            config: all,
-        };
-        let bridges = Bridges::new(options);
-        let (rows, _) = run(&bridges, &source, &query("me", json!({})), &execution()).await?;
-        Ok(parse(&rows)[0]["ssl"] == true)
-    }
-
-    async fn tls(&self, settings: Value) -> bool {
-        let asked = self.ask(BridgeOptions::default(), settings.clone()).await;
-        asked.unwrap_or_else(|error| panic!("{settings}: {error}"))
-    }
-
-    async fn refused(&self, settings: Value) -> String {
-        match self.ask(BridgeOptions::default(), settings.clone()).await {
-            Err(BridgeError::Unreachable(words)) => words,
-            other => panic!("{settings}: {other:?}"),
-        }
-    }
+async fn execute(server: &Server, sql: &str) {
+    let url = format!("postgres://postgres@127.0.0.1:{}/postgres", server.port);
+    let client = postgres_client(&url).await;
+    client.batch_execute(sql).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn words_for_tls_mean_what_libpq_means() {
-    let server = Server::start().await;
+    let server = start().await;
     let (ours, theirs) = (server.pem("ca.pem"), server.pem("stranger.pem"));
     assert!(!server.tls(json!({})).await);
     assert!(!server.tls(json!({"sslMode": "disable"})).await);
@@ -188,7 +111,7 @@ async fn words_for_tls_mean_what_libpq_means() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_server_that_wants_only_one_of_tls_and_plain_gets_it_and_clients_show_certificates() {
-    let server = Server::start().await;
+    let server = start().await;
     for mode in ["allow", "prefer", "require"] {
         let settings = json!({"user": "tls_only", "sslMode": mode});
         assert!(server.tls(settings).await, "{mode}");
@@ -231,9 +154,9 @@ async fn a_server_that_wants_only_one_of_tls_and_plain_gets_it_and_clients_show_
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_certificate_of_version_1_is_good_enough_where_nothing_is_checked() {
-    let server = Server::start().await;
+    let server = start().await;
     to_version_1(server.dir.path());
-    server.execute("SELECT pg_reload_conf()").await;
+    execute(&server, "SELECT pg_reload_conf()").await;
     let ours = server.pem("ca.pem");
     let mut refused = String::new();
     for _ in 0..100 {
